@@ -1,0 +1,1 @@
+"""Blobs on a disk: small ones in packs, large ones a file each."""

@@ -1,0 +1,1 @@
+"""Metadata in SQLite: one writer thread with group commit, a pool of readers."""

@@ -1,0 +1,362 @@
+"""Every port of discloud: the file to read first.
+
+A port is what the middle of the program needs from the outside world. Each has several adapters
+(memory, disk, sqlite, peer; later cassandra, redis) and ONE contract suite in tests/contract that
+all of them pass; whoever uses a port cannot tell which adapter is behind it.
+
+    Blobs       bytes on ONE node                  memory, disk, peer
+    Metadata    what the mesh knows of objects     memory, sqlite, peer
+      Versions  objects: drafts, heads, listings
+      Buckets   namespaces
+      Queues    work that must not be forgotten: expired drafts, dead versions, repairs, the ``all`` log
+      Accounts  whose token is this
+      Nodes     which data folders belong to the mesh
+    Membership  which nodes live                   memory, peer
+
+Rules that hold for all of them:
+- Answers are found / absent / unknown. Absent is a subclass of ``NotFound`` and is definite; a timeout,
+  a lost connection or a closed adapter is ``Unavailable`` and says nothing. Nothing is deleted on unknown.
+- Every coroutine may be called concurrently and may be cancelled; a cancelled call has either happened
+  or not, never half.
+- Only errors of ``discloud.errors`` are raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from discloud.core.model import (
+    Account,
+    BlobId,
+    Bucket,
+    BucketId,
+    Change,
+    Key,
+    Label,
+    Node,
+    NodeId,
+    Page,
+    Precondition,
+    Repair,
+    Seal,
+    Stored,
+    Version,
+    VersionId,
+    View,
+)
+
+SMALL = 1 << 20
+"""Bytes up to which a blob travels whole, in one call (``put``, ``fetch``); beyond, it streams."""
+
+
+# ---------------------------------------------------------------- Blobs: bytes on one node
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Bytes that the kernel can send by itself (sendfile) from a file of this process.
+
+    ``fd`` stays open as long as its reader. ``check(offset, length)`` verifies that stretch of the file and
+    raises ``Corrupt``; it is called from a worker thread just before those bytes leave; offsets are the file's.
+    """
+
+    fd: int
+    offset: int
+    length: int
+    check: Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SocketSource:
+    """Bytes that arrive on a non-blocking socket of this process, exactly ``length`` of them (splice).
+
+    The end of the stream before that many means that the sender failed: nothing may be taken for complete.
+    """
+
+    fd: int
+    length: int
+
+
+class BlobWriter(Protocol):
+    """One blob being written. Nothing of it is visible, to anybody, before ``commit`` has returned."""
+
+    def write(self, data: memoryview) -> None:
+        """Append ``data``; called from a WORKER THREAD, one call at a time; returns when it was taken over.
+
+        The buffer belongs to the caller again on return. Blocking is the back-pressure.
+        Raises: NoSpace, PeerDown, TooSlow, Unavailable (the disk turned read-only).
+        """
+
+    async def commit(self, hash: bytes) -> Stored:
+        """Make the blob durable and visible, all or nothing. ``hash`` is the caller's BLAKE3 over what it wrote.
+
+        An adapter behind a network compares it with what arrived (BadDigest); the local disk records it.
+        Raises: as ``write``, and BadDigest.
+        """
+
+
+class BlobReader(Protocol):
+    """A stretch of one blob being read; verified before it is given out."""
+
+    length: int
+    """Bytes that this reader will give in all: the asked length, cut at the blob's end."""
+    source: FileSource | SocketSource | None
+    """The same bytes for the kernel to move; use either this or ``read``, never both. None = only ``read``."""
+
+    async def read(self, limit: int) -> bytes:
+        """The next 1..limit bytes, ``b""`` when ``length`` bytes were given.
+
+        Raises: Corrupt, PeerDown, TooSlow, Unavailable; what was returned before stays valid.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How full a node's disk is, in bytes. ``reserved``: promised to writers under way."""
+
+    capacity: int
+    used: int
+    reserved: int
+    free: int
+    blobs: int
+    read_only: bool = False
+
+
+class Blobs(Protocol):
+    """Bytes on one node; every blob is written once; safe for concurrent use."""
+
+    def create(
+        self, blob: BlobId, label: Label, length: int | None = None
+    ) -> AbstractAsyncContextManager[BlobWriter]:
+        """Begin a blob; left without ``commit`` = nothing stored. ``length`` (if known) is reserved at once.
+
+        Creating a blob that exists is allowed: the bytes of a blob id never differ, so the first one stays
+        and the commit returns it. Raises: NoSpace, PeerDown, Unavailable.
+        """
+
+    async def put(self, blob: BlobId, label: Label, data: bytes, hash: bytes) -> Stored:
+        """Store a whole blob of at most ``SMALL`` bytes, durably. Raises: as ``create`` and ``commit``."""
+
+    def open(
+        self, blob: BlobId, offset: int = 0, length: int | None = None, trust: float = 0.0
+    ) -> AbstractAsyncContextManager[BlobReader]:
+        """Read ``length`` bytes from ``offset`` (None = to the end).
+
+        ``trust``: blocks verified within so many seconds need not be verified again (0 = always verify).
+        Raises: NoSuchBlob, Corrupt (also from ``read``), PeerDown, Unavailable.
+        """
+
+    async def fetch(
+        self, blob: BlobId, offset: int = 0, length: int | None = None, trust: float = 0.0
+    ) -> bytes:
+        """At most ``SMALL`` verified bytes in one call. Raises: as ``open``; TooLarge beyond SMALL."""
+
+    async def stat(self, blob: BlobId) -> Stored:
+        """What the node knows of the blob. Raises: NoSuchBlob, PeerDown, Unavailable."""
+
+    async def delete(self, blob: BlobId) -> None:
+        """Remove the blob; gone already is fine. Readers that have it open finish. Durable on return."""
+
+    async def seal(self, seals: Sequence[Seal]) -> None:
+        """Note after a commit what the versions have become. Lazy: taken over on return, durable a little later."""
+
+    def walk(self, after: BlobId | None = None) -> AsyncIterator[Stored]:
+        """Every blob, in the order of their ids, beginning behind ``after``. Blobs that come and go meanwhile may or may not show."""
+
+    def unsealed(self, before: float) -> AsyncIterator[Stored]:
+        """Blobs created before that time which no seal has named: either just committed or orphans."""
+
+    async def usage(self) -> Usage:
+        """How full the disk is now."""
+
+
+# ---------------------------------------------------------------- Metadata
+
+
+class Versions(Protocol):
+    """Objects. Every change of a head is one atomic ``commit`` or ``put`` (DESIGN section 5).
+
+    Invariants: I2 a head names a committed version of the same object or nothing; I3 a head's ``seq`` only grows;
+    I4 states go one way; I6 a commit after an abort never applies. All calls are idempotent by version id: repeating one
+    whose answer was lost gives the answer of the first.
+    """
+
+    async def begin(self, draft: Version) -> None:
+        """Record a draft with its placement and its lease (``due``) before its bytes count.
+
+        Raises: Aborted (the id was aborted before), NoSuchBucket, Unavailable.
+        """
+
+    async def renew(self, draft: Version, due: float) -> None:
+        """Move a draft's lease to ``due``. Raises: Aborted (not a draft any more), Unavailable."""
+
+    async def put(
+        self, version: Version, only: Precondition, repairs: tuple[Repair, ...] = (), keep: float = 3600.0
+    ) -> Version | None:
+        """``begin`` and ``commit`` of a PUT in one step, for an object whose blobs are durable already.
+
+        Returns and raises: as ``commit``.
+        """
+
+    async def commit(self, change: Change, only: Precondition) -> Version | None:
+        """Apply ``change`` atomically if ``only`` holds of the head it replaces; return the version replaced, or None.
+
+        ``seq`` becomes max(previous + 1, now in micros). PUT: the draft becomes COMMITTED and the head; what it replaced
+        becomes REPLACED, due for gc after ``change.keep``. DELETE: the head becomes null, the old version DELETED.
+        UPDATE: same version id, new metadata, ``rev`` + 1. MOVE: the version goes to ``target`` (replacing what is there), the
+        source's head becomes null; the version keeps id, bytes and holders.
+        Raises: PreconditionFailed; Aborted (PUT whose draft is absent or not a draft: it will never apply); NoSuchKey
+        (DELETE, UPDATE or MOVE of nothing); Conflict (UPDATE or MOVE whose head moved since it was read); OutcomeUnknown; Unavailable.
+        """
+
+    async def abort(self, draft: Version) -> bool:
+        """Make sure that the draft can never be committed; an unknown one is recorded as aborted, due at once.
+
+        Returns False when it had been committed (then nothing changed). Raises: Unavailable.
+        """
+
+    async def get(self, bucket: BucketId, key: Key, version: VersionId | None = None) -> Version:
+        """The head, or that version of the object if it is COMMITTED or NONCURRENT.
+
+        Raises: NoSuchKey (no head), NoSuchVersion (never was), Gone (was, but is dead), Unavailable.
+        """
+
+    def peek(self, bucket: BucketId, key: Key) -> Version | None:
+        """The head, if it is known here and now without waiting and certainly current; None = use ``get``."""
+
+    async def find(self, bucket: BucketId, key: Key, version: VersionId) -> Version:
+        """The row of that version in whatever state, read strictly. Raises: NoSuchVersion (definitely no row), Unavailable."""
+
+    async def list_keys(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
+        """Heads with that prefix behind ``after`` in byte order of their UTF-8 keys, at most ``limit`` entries.
+
+        With a ``delimiter`` (one character) keys that hold it behind the prefix are rolled up into common prefixes, each
+        counting as one entry; ``after`` may be a key or a prefix of an earlier page. Cost follows the entries
+        returned, not the keys that are rolled up.
+        """
+
+    async def relocate(self, version: Version, blob: BlobId, holders: tuple[NodeId, ...]) -> bool:
+        """Set a fragment's holders if the row still has ``version.rev``; False = it changed, read again."""
+
+    def on_node(self, node: NodeId) -> AsyncIterator[Version]:
+        """Live versions (DRAFT, COMMITTED, NONCURRENT) that name the node as a holder."""
+
+    async def forget(self, version: Version) -> None:
+        """Remove the row of a dead version (not DRAFT, COMMITTED or NONCURRENT) whose blobs are gone; gone already is fine."""
+
+
+class Buckets(Protocol):
+    """Namespaces by name; a name is given to one bucket at a time, an id never twice."""
+
+    async def create(self, bucket: Bucket) -> None:
+        """Raises: BucketExists, Unavailable."""
+
+    async def get(self, name: str) -> Bucket:
+        """Raises: NoSuchBucket, Unavailable."""
+
+    async def update(self, bucket: Bucket) -> Bucket:
+        """Replace the bucket whose ``rev`` is ``bucket.rev``; returns it with ``rev`` + 1. Raises: Conflict (it moved), NoSuchBucket."""
+
+    async def remove(self, bucket: Bucket) -> None:
+        """Remove an empty bucket. Raises: BucketNotEmpty (a head or a draft is left), NoSuchBucket."""
+
+    async def all(self) -> tuple[Bucket, ...]:
+        """Every bucket by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of the ``all`` log: a version that every node shall hold, or (``removed``) shall drop. ``number`` grows by one log."""
+
+    number: int
+    bucket: BucketId
+    key: Key
+    version: VersionId
+    removed: bool
+
+
+class Queues(Protocol):
+    """Work that the mesh owes, kept until it is done: every entry survives a crash of whoever works on it."""
+
+    async def expired(self, now: float, limit: int) -> tuple[Version, ...]:
+        """Drafts whose lease ended before ``now``, oldest first."""
+
+    async def collectable(self, now: float, limit: int) -> tuple[Version, ...]:
+        """Dead versions (REPLACED, DELETED, ABORTED) with ``due`` before ``now``, oldest first."""
+
+    async def postpone(self, version: Version, due: float) -> None:
+        """Let gc come back to a dead version later (a holder is down, or a reader still has it)."""
+
+    async def repairs(self, now: float, limit: int) -> tuple[Repair, ...]:
+        """Repairs with ``not_before`` <= now, oldest first."""
+
+    async def add_repairs(self, repairs: Sequence[Repair]) -> None:
+        """Queue repairs; one that is queued for the same blob is replaced."""
+
+    async def repaired(self, repair: Repair) -> None:
+        """Take a repair off the queue."""
+
+    async def log(self, after: int, limit: int) -> tuple[LogEntry, ...]:
+        """Entries of the ``all`` log with ``number`` > after. A commit of an EVERYWHERE version appends one in the same step; so does its replacement or deletion (removed)."""
+
+
+class Accounts(Protocol):
+    """Whose token is this. Only digests of tokens are kept."""
+
+    async def add(self, account: Account) -> None:
+        """Add or replace by id."""
+
+    async def by_digest(self, digest: bytes) -> Account:
+        """Raises: NotFound, Unavailable."""
+
+
+class Nodes(Protocol):
+    """Which data folders belong to the mesh, and which process speaks for each."""
+
+    async def register(self, node: Node, nonce: str, now: float) -> None:
+        """Take the node id for the process that drew ``nonce``; repeated by the owner it renews the claim.
+
+        Raises: Conflict (another live process, with another nonce, claimed the id within ``CLAIM`` seconds: a cloned disk;
+        or the name belongs to another node id), Unavailable.
+        """
+
+    async def release(self, node: NodeId, nonce: str) -> None:
+        """Give the claim up (a clean stop), so that a restart need not wait."""
+
+    async def all(self) -> tuple[Node, ...]:
+        """Every registered node as it last registered."""
+
+
+CLAIM = 10.0
+"""Seconds for which a node's claim holds without being renewed."""
+
+
+class Metadata(Protocol):
+    """What the mesh knows: the five parts above, behind one connection."""
+
+    cluster: str
+    """The mesh's id (UUID text), drawn once."""
+    versions: Versions
+    buckets: Buckets
+    queues: Queues
+    accounts: Accounts
+    nodes: Nodes
+
+    async def close(self) -> None:
+        """Finish what was accepted and let go; later calls raise Unavailable."""
+
+
+# ---------------------------------------------------------------- Membership
+
+
+class Membership(Protocol):
+    """Which nodes live. A root judges by the beats it hears; an ordinary node believes a root."""
+
+    async def announce(self, me: Node) -> View:
+        """Say that ``me`` is alive (with its fill) and learn the view. Raises: Unavailable (no root answers)."""
+
+    async def leave(self, node: NodeId) -> None:
+        """Say that the node stops now: it is DOWN at once, without the waiting time."""

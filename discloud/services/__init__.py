@@ -1,0 +1,1 @@
+"""Background work: one class each with run_once()."""

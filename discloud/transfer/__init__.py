@@ -1,0 +1,1 @@
+"""Sockets and files at kernel speed, each with a copy path."""
