@@ -257,7 +257,10 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A blob as a node holds it. ``checked`` is when its bytes were last verified, ``touched`` counts its reads and writes."""
+    """A blob as a node holds it. ``checked`` is when its bytes were last verified, ``touched`` counts its reads and writes.
+
+    ``bucket`` and ``key`` come from its label: whoever finds an orphan can ask for the row that should name it.
+    """
 
     blob: BlobId
     length: int
@@ -266,6 +269,8 @@ class Stored:
     checked: float = 0.0
     touched: int = 0
     sealed: bool = False
+    bucket: BucketId = BucketId("")
+    key: Key = Key("")
 
 
 @dataclass(frozen=True, slots=True)
