@@ -6,7 +6,9 @@ a decision is made on one picture.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from discloud.core.model import Node, NodeId, NodeState, View
 from discloud.errors import NoSuchNode
@@ -26,12 +28,30 @@ class Cluster:
         self.view = View(0, (me,))
         self._connect = connect
         self._remote: dict[tuple[NodeId, str], Blobs] = {}
+        self._promised: Counter[NodeId] = Counter()
 
     def update(self, view: View) -> None:
         """Take over a newer view. A view that lacks this node itself keeps the node as it last was."""
         own = view.find(self.me) or self.view.find(self.me)
         others = tuple(node for node in view.nodes if node.id != self.me)
         self.view = View(view.epoch, (own, *others) if own else others)
+        self._promised.clear()
+
+    def promise(self, node: NodeId, length: int) -> None:
+        """Count bytes that this gateway is about to send to ``node``, until the next view counts them itself."""
+        self._promised[node] += length
+
+    def planned(self) -> View:
+        """The view with what this gateway promised since: without it a second's writes would all see one fill."""
+        if not self._promised:
+            return self.view
+        nodes = tuple(
+            replace(node, reserved=node.reserved + self._promised[node.id])
+            if node.id in self._promised
+            else node
+            for node in self.view.nodes
+        )
+        return View(self.view.epoch, nodes)
 
     @property
     def own(self) -> Node:

@@ -34,6 +34,7 @@ from discloud.core.model import (
     Bucket,
     BucketId,
     Change,
+    Committed,
     Key,
     Label,
     Node,
@@ -195,14 +196,17 @@ class Versions(Protocol):
 
     async def put(
         self, version: Version, only: Precondition, repairs: tuple[Repair, ...] = (), keep: float = 3600.0
-    ) -> Version | None:
+    ) -> Committed:
         """``begin`` and ``commit`` of a PUT in one step, for an object whose blobs are durable already.
 
         Returns and raises: as ``commit``.
         """
 
-    async def commit(self, change: Change, only: Precondition) -> Version | None:
-        """Apply ``change`` atomically if ``only`` holds of the head it replaces; return the version replaced, or None.
+    async def commit(self, change: Change, only: Precondition) -> Committed:
+        """Apply ``change`` atomically if ``only`` holds of the head it replaces; tell what was committed and what it replaced.
+
+        PUT: ``replaced`` is the head before. DELETE: ``version`` is None, ``replaced`` what was removed. UPDATE: ``version`` is
+        the head as changed. MOVE: ``version`` is the head of ``target``, ``replaced`` what was there.
 
         ``seq`` becomes max(previous + 1, now in micros). PUT: the draft becomes COMMITTED and the head; what it replaced
         becomes REPLACED, due for gc after ``change.keep``. DELETE: the head becomes null, the old version DELETED.
@@ -337,13 +341,29 @@ CLAIM = 10.0
 class Metadata(Protocol):
     """What the mesh knows: the five parts above, behind one connection."""
 
-    cluster: str
-    """The mesh's id (UUID text), drawn once."""
-    versions: Versions
-    buckets: Buckets
-    queues: Queues
-    accounts: Accounts
-    nodes: Nodes
+    @property
+    def cluster(self) -> str:
+        """The mesh's id (UUID text), drawn once."""
+
+    @property
+    def versions(self) -> Versions:
+        """Objects."""
+
+    @property
+    def buckets(self) -> Buckets:
+        """Namespaces."""
+
+    @property
+    def queues(self) -> Queues:
+        """Work that must not be forgotten."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """Whose token is this."""
+
+    @property
+    def nodes(self) -> Nodes:
+        """Which data folders belong to the mesh."""
 
     async def close(self) -> None:
         """Finish what was accepted and let go; later calls raise Unavailable."""

@@ -1,8 +1,13 @@
-"""Shared by all tests: uvloop as in production, and a hypothesis profile without a stopwatch."""
+"""Shared by all tests: uvloop as in production, hypothesis without a stopwatch, and a line that says what did not run."""
+
+from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
@@ -11,7 +16,53 @@ settings.register_profile(
 )
 settings.load_profile("discloud")
 
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+"""How many tests a run left out, or ran with less than their sizes, by what they are and how to run them."""
+
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Every test runs on uvloop."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    none: Counter[str] = Counter()
+    config.stash[LEFT_OUT] = none
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A module whose SCALE is below 1 moves smaller files than a person would."""
+    for item in items:
+        if getattr(item.getparent(pytest.Module).obj, "SCALE", 1) < 1:  # type: ignore[union-attr]
+            config.stash[LEFT_OUT][f"{item.location[0]} at full size (make integration-test)"] += 1
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash[LEFT_OUT]["what was deselected"] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells the run that started it."""
+    if hasattr(session.config, "workeroutput"):
+        left_out = session.config.stash[LEFT_OUT]
+        session.config.workeroutput["left_out"] = dict(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every worker leaves out the same tests: they are counted once."""
+    left_out = node.config.stash[LEFT_OUT]
+    left_out.clear()
+    left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Iterator[None]:
+    yield
+    left_out = [f"{what}: {count} tests" for what, count in sorted(config.stash[LEFT_OUT].items())]
+    if skipped := len(terminalreporter.stats.get("skipped", [])):
+        left_out.append(f"what was skipped for the reasons above: {skipped} tests")
+    terminalreporter.write_line(f"not run: {'; '.join(left_out) or 'nothing, all tests ran'}")

@@ -327,6 +327,17 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did: the version that the head now shows (None: nothing, a DELETE) and the one that it replaced.
+
+    ``version`` is as stored, with its ``seq`` and ``rev``: seals are ordered by them.
+    """
+
+    version: Version | None
+    replaced: Version | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One page of a listing in byte order of the keys.
 

@@ -1,1 +1,1 @@
-"""Background work: one class each with run_once()."""
+"""Background work: one class each with ``run_once() -> Report``; ``loop.ServiceLoop`` runs them (docs/operations/background-work.md)."""

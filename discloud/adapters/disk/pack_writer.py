@@ -1,0 +1,386 @@
+"""The one thread that writes packs: takes all that waits, one pwritev, one fdatasync, one wake-up for all.
+
+Invariants: the index shows a blob only after the fdatasync that made it durable; a batch that could not be written leaves
+nothing behind; after an fdatasync that failed nothing is ever written again (what the kernel did with the pages is unknown).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from crc32c import crc32c
+
+from discloud import logs
+from discloud.adapters.disk.files import FULL, Buffer, Files, failure
+from discloud.adapters.disk.group_commit import Request
+from discloud.adapters.disk.index import Entry, Index, Sealed
+from discloud.adapters.disk.packs import GROWTH, Pack, Packs
+from discloud.adapters.disk.quarantine import Quarantine
+from discloud.adapters.disk.record import (
+    HEADER,
+    PACK_HEAD,
+    Header,
+    Kind,
+    PackHead,
+    blob_of,
+    pack_header,
+    pack_kill,
+    read_kill,
+    record_size,
+)
+from discloud.adapters.disk.space import Space
+from discloud.errors import DiscloudError, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Something to be appended; ``sum`` is the CRC32C of ``data``."""
+
+    kind: Kind
+    key: bytes
+    data: Buffer
+    sum: int
+    footer: bytes = b""
+    created: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class PackRequest(Request):
+    """Something for the writer thread. Requests with the same ``key`` are done one after another."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The blob that it is about, if it is about one."""
+        return None
+
+    def records(self, writer: PackWriter) -> Sequence[Record]:  # noqa: ARG002 - some ask the writer
+        """What has to be written for it, nothing if it is done already. Raises: Unavailable."""
+        return ()
+
+    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
+        """One of its records is durable."""
+
+    def finish(self, writer: PackWriter) -> None:
+        """All that was written with it is durable and shown. Raises: NoSpace, Unavailable."""
+
+
+@dataclass(slots=True, eq=False)
+class Put(PackRequest):
+    """Keep a small blob; the result says whether it is new."""
+
+    record: Record
+
+    @property
+    def key(self) -> bytes:
+        """The blob's."""
+        return self.record.key
+
+    def records(self, writer: PackWriter) -> Sequence[Record]:
+        """The blob, unless it is there."""
+        self.result = writer.index.get(self.key) is None
+        return (self.record,) if self.result else ()
+
+    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
+        """Show it."""
+        entry = Entry(
+            pack.number, place.position, place.data, place.footer, place.data_sum, place.seq, place.created
+        )
+        writer.index.add(record.key, entry)
+
+
+@dataclass(slots=True, eq=False)
+class Delete(PackRequest):
+    """Remove a small blob."""
+
+    blob: bytes
+    created: float
+
+    @property
+    def key(self) -> bytes:
+        """The blob's."""
+        return self.blob
+
+    def records(self, writer: PackWriter) -> Sequence[Record]:
+        """A tombstone, unless the blob is gone. On a broken disk nothing is certainly gone."""
+        writer.space.require_writable()
+        entry = writer.index.get(self.blob)
+        return () if entry is None else (tombstone(self.blob, entry, self.created),)
+
+    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
+        """Hide it."""
+        entry = writer.index.get(record.key)
+        if entry is not None:
+            writer.count_tombstone(pack, record, place)
+            writer.index.remove(record.key, entry)
+
+
+@dataclass(slots=True, eq=False)
+class Condemn(PackRequest):
+    """Put a rotten small blob aside for good; the index has dropped it already."""
+
+    blob: bytes
+    entry: Entry
+    created: float
+
+    def records(self, writer: PackWriter) -> Sequence[Record]:
+        """A tombstone, so that it does not rise again after a start."""
+        writer.quarantine.keep(f"{blob_of(self.blob)}.record", writer.packs.read_raw(self.entry))
+        return (tombstone(self.blob, self.entry, self.created),)
+
+    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
+        """Count the tombstone."""
+        writer.count_tombstone(pack, record, place)
+
+
+@dataclass(slots=True, eq=False)
+class AppendSeals(PackRequest):
+    """Keep seals; each with its ``seq``."""
+
+    seals: Sequence[tuple[Record, int]]
+
+    def records(self, writer: PackWriter) -> Sequence[Record]:
+        """Those that tell something new."""
+        return [record for record, seq in self.seals if self._news(writer, record, seq)]
+
+    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
+        """Let the newest count."""
+        seq = next(seq for each, seq in self.seals if each is record)
+        sealed = Sealed(seq, pack.number, place.position, place.size, int(place.created))
+        writer.index.seal(record.key[:16], sealed)
+
+    @staticmethod
+    def _news(writer: PackWriter, record: Record, seq: int) -> bool:
+        known = writer.index.seal_of(record.key[:16])
+        return known is None or known.seq <= seq
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Up to where the packs' records are in the index, at one moment: (head, end, tombs) of each. ``active``: 0 = none yet."""
+
+    next_seq: int
+    active: int
+    packs: tuple[tuple[PackHead, int, dict[int, int]], ...]
+
+
+@dataclass(slots=True, eq=False)
+class TakeMark(PackRequest):
+    """Ask for a ``Mark``: the result."""
+
+    def records(self, writer: PackWriter) -> Sequence[Record]:
+        """Nothing to write: between two batches all is quiet."""
+        self.result = writer.mark()
+        return ()
+
+
+def tombstone(key: bytes, entry: Entry, created: float) -> Record:
+    """The record that kills the blob's record of ``entry``."""
+    data = pack_kill(entry.seq, entry.pack)
+    return Record(Kind.TOMBSTONE, key, data, crc32c(data), created=created)
+
+
+class PackWriter:
+    """Appends to the active pack; everything here runs in the one writer thread, ``apply`` being its entrance.
+
+    ``due`` is called when so many records were written that the index should be saved again.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        packs: Packs,
+        index: Index,
+        quarantine: Quarantine,
+        space: Space,
+        clock: Callable[[], float],
+        new_head: Callable[[], PackHead],
+        pack_size: int,
+        next_seq: int,
+        active: Pack | None,
+        due: Callable[[], None],
+        due_every: int,
+    ) -> None:
+        self.files, self.packs, self.index, self.quarantine, self.space = (
+            files,
+            packs,
+            index,
+            quarantine,
+            space,
+        )
+        self.clock = clock
+        self._new_head = new_head
+        self._pack_size = pack_size
+        self._next_seq = next_seq
+        self._active = active
+        self._due, self._due_every, self._since = due, due_every, 0
+
+    def apply(self, batch: list[PackRequest]) -> None:
+        """Do a batch."""
+        for part in rounds(batch):
+            self._round(part)
+        self.space.measure()
+        if self._since >= self._due_every:
+            self._since = 0
+            self._due()
+
+    @staticmethod
+    def count_tombstone(pack: Pack, record: Record, place: Header) -> None:
+        """Remember in which pack the killed record lies: the tombstone counts as long as that pack does."""
+        pack.tombs[read_kill(record.data)[1]] += place.size
+
+    def mark(self) -> Mark:
+        """Where every pack ends now."""
+        packs = tuple((pack.head, pack.end, dict(pack.tombs)) for pack in self.packs)
+        return Mark(self._next_seq, self._active.number if self._active else 0, packs)
+
+    def _round(self, requests: list[PackRequest]) -> None:
+        """Requests of which no two are about the same blob, in as many writes as packs are needed."""
+        staged: list[tuple[PackRequest, Record]] = []
+        size = 0
+        for request in requests:
+            for record in self._records(request):
+                more = record_size(len(record.data), len(record.footer))
+                if staged and not self._fits(size + more):
+                    self._write(staged, size)
+                    staged, size = [], 0
+                staged.append((request, record))
+                size += more
+        if staged:
+            self._write(staged, size)
+        for request in requests:
+            if request.error is None:
+                try:
+                    request.finish(self)
+                except DiscloudError as error:
+                    request.error = error
+
+    def _records(self, request: PackRequest) -> Sequence[Record]:
+        try:
+            return request.records(self)
+        except DiscloudError as error:
+            request.error = error
+            return ()
+
+    def append(self, records: Sequence[Record], request: PackRequest) -> None:
+        """Write records that a request finds necessary while it finishes. Raises: NoSpace, Unavailable."""
+        if records:
+            size = sum(record_size(len(each.data), len(each.footer)) for each in records)
+            self._commit([(request, record) for record in records], size)
+
+    def _fits(self, size: int) -> bool:
+        return self._active is not None and self._active.end + size <= self._pack_size
+
+    def _write(self, staged: list[tuple[PackRequest, Record]], size: int) -> None:
+        try:
+            self._commit(staged, size)
+        except DiscloudError as error:
+            for request, _ in staged:
+                request.error = error
+
+    def _commit(self, staged: list[tuple[PackRequest, Record]], size: int) -> None:
+        """One write and one sync; then the index. Raises: NoSpace, Unavailable."""
+        self.space.require_writable()
+        pack = self._room(size)
+        headers, buffers = self._lay_out(staged, pack)
+        try:
+            self.files.write(pack.handle.fd, buffers, pack.end)
+        except OSError as error:
+            self._undo(pack, error)
+            raise failure(error, "writing small blobs") from error
+        self._sync(pack)
+        self.packs.extend(pack, size)
+        self._since += len(staged)
+        for (request, record), header in zip(staged, headers, strict=True):
+            request.written(self, record, header, pack)
+
+    def _lay_out(
+        self, staged: list[tuple[PackRequest, Record]], pack: Pack
+    ) -> tuple[list[Header], list[Buffer]]:
+        headers: list[Header] = []
+        buffers: list[Buffer] = []
+        position = pack.end
+        for _, record in staged:
+            data, footer = len(record.data), len(record.footer)
+            header = Header(
+                record.kind, record.key, pack.head.salt, position, self._next_seq, record.created,
+                data, footer, record.sum, crc32c(record.footer),
+            )  # fmt: skip
+            self._next_seq += 1
+            size = header.size
+            headers.append(header)
+            buffers += (pack_header(header), record.data, record.footer, bytes(size - HEADER - data - footer))
+            position += size
+        return headers, buffers
+
+    def _room(self, size: int) -> Pack:
+        """The active pack with room for ``size`` bytes taken from the disk. Raises: NoSpace, Unavailable."""
+        try:
+            if not self._fits(size) and (self._active is None or self._active.end > PACK_HEAD):
+                self._begin_pack()
+            pack = self._active
+            assert pack is not None
+            if pack.end + size > pack.allocated:
+                target = max(pack.end + size, min(pack.allocated + GROWTH, self._pack_size))
+                self.files.allocate(pack.handle.fd, pack.allocated, target - pack.allocated)
+                pack.allocated = target
+        except OSError as error:
+            if error.errno not in FULL:
+                self.fail(error)
+            raise failure(error, "making room for small blobs") from error
+        return pack
+
+    def _begin_pack(self) -> None:
+        """Close the active pack, giving its unused room back, and open the next."""
+        head = self._new_head()
+        fd, path = self.packs.build(head)
+        closed, self._active = self._active, self.packs.adopt(self.packs.name(head, fd, path))
+        if closed is not None:
+            self.files.truncate(closed.handle.fd, closed.end)
+
+    def _sync(self, pack: Pack) -> None:
+        try:
+            self.files.sync(pack.handle.fd)
+        except OSError as error:
+            self.fail(error)
+            raise Unavailable(
+                f"whether the disk kept the last writes is unknown: {error.strerror}",
+                "The node is read-only now; replace its disk.",
+            ) from error
+
+    def _undo(self, pack: Pack, error: OSError) -> None:
+        """Let nothing of a write that failed be found by a later start."""
+        if error.errno not in FULL:
+            self.fail(error)
+            return
+        try:
+            self.files.truncate(pack.handle.fd, pack.end)
+            pack.allocated = pack.end
+        except OSError as second:
+            self.fail(second)
+
+    def fail(self, error: OSError) -> None:
+        """Turn the disk read-only."""
+        if self.space.fail(f"{error.strerror or error}"):
+            logs.error("disk_read_only", reason=str(error))
+
+
+R = TypeVar("R", bound=PackRequest)
+
+
+def rounds(batch: list[R]) -> Iterator[list[R]]:
+    """The batch in rounds in which each blob occurs once, so that each request sees what the one before it did."""
+    while batch:
+        now: list[R] = []
+        later: list[R] = []
+        seen: set[bytes] = set()
+        for request in batch:
+            if request.key is None or request.key not in seen:
+                now.append(request)
+            else:
+                later.append(request)
+            if request.key is not None:
+                seen.add(request.key)
+        yield now
+        batch = later

@@ -1,0 +1,291 @@
+"""Brings a disk's folder back to a known state: what every start does, after a clean stop as after a power cut.
+
+Invariants: every record that was durable is in the index unless a tombstone kills it; nothing that is not whole is;
+what was damaged lies in the quarantine and is told. Blocking; runs in a thread, before anybody else touches the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from discloud import logs, metrics
+from discloud.adapters.disk import checkpoint
+from discloud.adapters.disk.checkpoint import Checkpoint
+from discloud.adapters.disk.files import Files, Handle
+from discloud.adapters.disk.index import (
+    FILE,
+    Entry,
+    Index,
+    Sealed,
+    pack_entry,
+    pack_sealed,
+    read_entry,
+    read_sealed,
+)
+from discloud.adapters.disk.large import LargeFiles, read_file_footer
+from discloud.adapters.disk.packs import Pack, Packs
+from discloud.adapters.disk.quarantine import Quarantine
+from discloud.adapters.disk.record import (
+    PACK_HEAD,
+    PACK_MAGIC,
+    TRAILER,
+    Header,
+    Kind,
+    PackHead,
+    blob_of,
+    key_of,
+    read_kill,
+    read_pack_head,
+    read_seal,
+)
+from discloud.adapters.disk.scan import Found, Gap, scan
+from discloud.core.model import BlobId, SegmentId, VersionId
+from discloud.errors import Conflict, Invalid
+
+_PACK_NAME = re.compile(r"(\d{10})\.pack")
+_BLOB_NAME = re.compile(r"([0-9a-f-]{36})\.([0-9a-f]{16})\.(\d{1,5})")
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a start found. ``active``: the pack to go on with; ``lost``: blobs of which only damaged bytes were found."""
+
+    active: Pack | None
+    next_seq: int
+    lost: list[BlobId]
+
+
+@dataclass(slots=True)
+class _Replay:
+    """Records in whatever order the packs come; the highest ``seq`` that no tombstone kills counts."""
+
+    entries: dict[bytes, bytes]
+    seals: dict[bytes, bytes]
+    next_seq: int
+    kills: dict[bytes, int] = field(default_factory=dict)
+
+    def apply(self, found: Found, pack: Pack) -> None:
+        """Take a record in."""
+        header = found.header
+        self.next_seq = max(self.next_seq, header.seq + 1)
+        if header.kind == Kind.BLOB:
+            self._blob(header, pack.number)
+        elif header.kind == Kind.TOMBSTONE:
+            self._tombstone(found, pack)
+        elif header.kind == Kind.SEAL:
+            self._seal(found, pack.number)
+
+    def _blob(self, header: Header, pack: int) -> None:
+        known = self.entries.get(header.key)
+        if self.kills.get(header.key, -1) >= header.seq or (known and read_entry(known).seq > header.seq):
+            return
+        self.entries[header.key] = pack_entry(
+            Entry(
+                pack, header.position, header.data, header.footer, header.data_sum, header.seq, header.created
+            )
+        )
+
+    def _tombstone(self, found: Found, pack: Pack) -> None:
+        seq, killed = read_kill(found.data)
+        key = found.header.key
+        pack.tombs[killed] += found.header.size
+        self.kills[key] = max(seq, self.kills.get(key, -1))
+        known = self.entries.get(key)
+        if known is not None and read_entry(known).pack != FILE and read_entry(known).seq <= seq:
+            del self.entries[key]
+
+    def _seal(self, found: Found, pack: int) -> None:
+        header = found.header
+        seal = read_seal(found.data)
+        known = self.seals.get(header.key[:16])
+        if known is None or read_sealed(known).seq <= seal.seq:
+            sealed = Sealed(seal.seq, pack, header.position, header.size, int(header.created))
+            self.seals[header.key[:16]] = pack_sealed(sealed)
+
+
+class Recovery:
+    """One start of one folder: ``run`` fills ``packs`` and ``index``."""
+
+    def __init__(
+        self,
+        files: Files,
+        packs: Packs,
+        large: LargeFiles,
+        index: Index,
+        quarantine: Quarantine,
+        pack_size: int,
+    ) -> None:
+        self._files, self._packs, self._large, self._index = files, packs, large, index
+        self._quarantine = quarantine
+        self._pack_size = pack_size
+        self._lost: list[BlobId] = []
+
+    def run(self, folder: Path, saved: Path) -> Recovered:
+        """Read the checkpoint, then what came after it. Raises: Conflict (a newer version's format), OSError."""
+        packs = self._open_packs(folder)
+        found = self._load(saved, packs)
+        covered = {pack.number: found.packs[pack.number][1] for pack in packs if pack.number in found.packs}
+        replay = _Replay(
+            {k: v for k, v in found.entries.items() if (p := read_entry(v).pack) == FILE or p in covered},
+            {k: v for k, v in found.seals.items() if read_sealed(v).pack in covered},
+            found.next_seq,
+        )
+        active = self._newest(packs)
+        for pack in packs:
+            if pack.number in covered:
+                pack.tombs.update(found.packs[pack.number][2])
+            self._read_pack(pack, covered.get(pack.number, PACK_HEAD), replay, active=pack is active)
+        self._read_files(replay.entries)
+        self._index.load(replay.entries, replay.seals)
+        usable = active is not None and active.head.salt and active.end < self._pack_size
+        return Recovered(active if usable else None, replay.next_seq, self._missing(replay))
+
+    def _missing(self, replay: _Replay) -> list[BlobId]:
+        """Blobs whose bytes are damaged and of which there is no other record here."""
+        return [blob for blob in self._lost if key_of(blob) not in replay.entries]
+
+    # ---------------------------------------------------------------- packs
+
+    def _open_packs(self, folder: Path) -> list[Pack]:
+        """Every pack in the order of their numbers, without rewritten ones whose original is still there."""
+        paths = {
+            int(match[1]): path for path in folder.iterdir() if (match := _PACK_NAME.fullmatch(path.name))
+        }
+        packs: list[Pack] = []
+        for number, path in sorted(paths.items()):
+            pack = self._open_pack(number, path)
+            if pack.head.replaces in paths:
+                # Compaction ended before it removed the original, which is complete: it will be done again.
+                pack.handle.retire()
+                self._files.remove(path)
+            else:
+                packs.append(self._packs.adopt(pack))
+        return packs
+
+    def _open_pack(self, number: int, path: Path) -> Pack:
+        fd = self._files.open(path, os.O_RDWR)
+        data = bytearray(PACK_HEAD)
+        self._files.read(fd, memoryview(data), 0)
+        if data[:3] == PACK_MAGIC[:3] and data[:4] != PACK_MAGIC:
+            self._files.close(fd)
+            raise Conflict(
+                f"{path.name} has a format that this version does not know",
+                "Start the newer version of discloud.",
+            )
+        head = read_pack_head(bytes(data))
+        if head is None:
+            logs.error("pack_head_damaged", pack=number)
+            head = PackHead(number, b"", 0.0, 0)
+        return Pack(head, path, Handle(self._files, fd))
+
+    def _load(self, saved: Path, packs: list[Pack]) -> Checkpoint:
+        """The checkpoint, an empty one where it does not fit the packs that it names and that are still there."""
+        found = checkpoint.load(self._files, saved)
+        if found is None:
+            return Checkpoint(1, {}, {}, {})
+        for pack in packs:
+            salt, end, _ = found.packs.get(pack.number, (pack.head.salt, 0, {}))
+            if salt != pack.head.salt or end > self._files.size(pack.handle.fd):
+                # Tombstones before its marks would be missed if only this pack were read anew: read all.
+                logs.warn(
+                    "checkpoint_unusable",
+                    reason=f"{pack.path.name} is not as it was",
+                    effect="all packs are read",
+                )
+                return Checkpoint(1, {}, {}, {})
+        return found
+
+    @staticmethod
+    def _newest(packs: list[Pack]) -> Pack | None:
+        """The pack that was appended to last; rewritten ones never are."""
+        return next((pack for pack in reversed(packs) if not pack.head.replaces), None)
+
+    def _read_pack(self, pack: Pack, start: int, replay: _Replay, *, active: bool) -> None:
+        """Take in what the pack holds from ``start``, put damage aside and cut the end off behind the last whole record."""
+        fd = pack.handle.fd
+        size = self._files.size(fd)
+        self._packs.extend(pack, start - pack.end)
+        gaps: list[Gap] = []
+        for found in scan(self._files, fd, size, start, pack.head.salt or None):
+            if isinstance(found, Gap):
+                gaps.append(found)
+                continue
+            for gap in gaps:
+                self._put_aside(pack, gap, torn=False)
+            gaps = []
+            replay.apply(found, pack)
+            self._packs.extend(pack, found.header.position + found.header.size - pack.end)
+        for gap in gaps:
+            self._put_aside(pack, gap, torn=active)
+        if size > pack.end:
+            self._files.truncate(fd, pack.end)
+            self._files.sync(fd)
+        pack.allocated = pack.end
+
+    def _put_aside(self, pack: Pack, gap: Gap, *, torn: bool) -> None:
+        """Keep a copy of damaged bytes. ``torn``: the end of the last write, which nobody was told to be durable."""
+        if gap.blank:
+            return
+        with_header = gap.header if gap.header is not None and gap.header.kind == Kind.BLOB else None
+        if with_header is not None:
+            self._lost.append(blob_of(with_header.key))
+        logs.warn("pack_torn" if torn else "pack_damaged", pack=pack.number, start=gap.start, end=gap.end)
+        if not torn:
+            metrics.CORRUPT_BLOCKS.add()
+        buffer = bytearray(gap.end - gap.start)
+        try:
+            self._files.read(pack.handle.fd, memoryview(buffer), gap.start)
+        except OSError as error:
+            logs.warn("quarantine_failed", name=pack.path.name, reason=str(error))
+        self._quarantine.keep(f"{pack.path.name}.{gap.start}", bytes(buffer))
+
+    # ---------------------------------------------------------------- large blobs
+
+    def _read_files(self, entries: dict[bytes, bytes]) -> None:
+        """Let the folder decide which large blobs there are; only those that the checkpoint does not know are opened."""
+        present: set[bytes] = set()
+        for path in self._paths():
+            match = _BLOB_NAME.fullmatch(path.name)
+            key = self._key(match) if match else None
+            if key is None:
+                self._quarantine.take(path)
+                continue
+            known = entries.get(key)
+            if (known is not None and read_entry(known).pack == FILE) or self._read_file(path, key, entries):
+                present.add(key)
+        for key in [
+            key for key, each in entries.items() if read_entry(each).pack == FILE and key not in present
+        ]:
+            del entries[key]
+
+    def _paths(self) -> Iterator[Path]:
+        for folder in sorted(self._large.folder.iterdir()):
+            yield from (Path(entry) for entry in os.scandir(folder))
+
+    @staticmethod
+    def _key(match: re.Match[str]) -> bytes | None:
+        try:
+            return key_of(BlobId(VersionId(match[1]), SegmentId(int(match[2], 16)), int(match[3])))
+        except Invalid:
+            return None
+
+    def _read_file(self, path: Path, key: bytes, entries: dict[bytes, bytes]) -> bool:
+        fd = self._files.open(path, os.O_RDONLY)
+        try:
+            size = self._files.size(fd)
+            footer = read_file_footer(self._files, fd, size)
+        except (OSError, ValueError) as error:
+            logs.warn("blob_damaged", blob=str(blob_of(key)), reason=str(error))
+            metrics.CORRUPT_BLOCKS.add()
+            self._lost.append(blob_of(key))
+            self._quarantine.take(path)
+            return False
+        finally:
+            self._files.close(fd)
+        packed = size - footer.length - TRAILER.size
+        entries[key] = pack_entry(Entry(FILE, 0, footer.length, packed, 0, 0, footer.created))
+        return True

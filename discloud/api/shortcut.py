@@ -1,0 +1,131 @@
+"""What the short path answers: a whole GET of a small object that lies here, for an account that is known.
+
+Requests of one client carry the same header block again and again, so what a block means is remembered by its bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from typing import TypeVar
+
+from discloud import metrics
+from discloud.api import headers
+from discloud.api.call import Surface
+from discloud.core.keys import decode_key
+from discloud.core.model import Account, Key
+from discloud.core.preconditions import http_date
+from discloud.errors import DiscloudError
+from discloud.gateway.read import Found
+
+REMEMBERED = 4096
+"""Header blocks, targets and answer heads remembered at the most, each."""
+PLAIN = frozenset(
+    {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"authorization"}
+)
+"""Headers that change nothing about the answer; a block with any other goes to aiohttp."""
+FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\x20-\x7e]*)")
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class PlainGet:
+    """The ``ShortCut`` of api/fast.py. Synchronous: it may only use what is known here and now."""
+
+    def __init__(self, surface: Surface) -> None:
+        self._surface = surface
+        self._tokens: dict[bytes, bytes] = {}
+        self._targets: dict[bytes, tuple[str, Key]] = {}
+        self._heads: dict[tuple[str, int, str], bytes] = {}
+        self._date = (0, b"")
+        self._run = secrets.token_hex(4)
+        self._count = itertools.count()
+
+    def __call__(self, target: bytes, block: bytes) -> bytes | None:
+        """The whole answer, or None = not plain."""
+        token = self._tokens.get(block) or self._token(block)
+        account = self._surface.accounts.peek(token) if token else None
+        place = self._targets.get(target) or self._place(target)
+        if account is None or place is None:
+            return None
+        return self._answer(account, *place)
+
+    def _answer(self, account: Account, bucket: str, key: Key) -> bytes | None:
+        quick = self._surface.reader.quick(account, bucket, key)
+        if quick is None:
+            return None
+        found, data = quick
+        metrics.REQUESTS.add(1, "GET", "200")
+        metrics.BYTES_OUT.add(len(data), "local")
+        request_id = f"{self._run}{next(self._count):08x}".encode()
+        return b"%bDiscloud-Request-Id: %b\r\nDate: %b\r\n\r\n%b" % (
+            self._head(found),
+            request_id,
+            self._now(),
+            data,
+        )
+
+    def _head(self, found: Found) -> bytes:
+        """The answer's headers but for those that change with every request, remembered by version and bucket."""
+        name = (found.version.id, found.version.rev, found.bucket.cache_control)
+        head = self._heads.get(name)
+        if head is None:
+            fields = headers.describe(found, download=False)
+            fields["Discloud-Node"] = self._surface.cluster.own.name
+            fields["Discloud-Source"] = "local"
+            fields["Content-Length"] = str(found.version.size)
+            fields["Server"] = headers.SERVER
+            lines = "".join(f"{field}: {value}\r\n" for field, value in fields.items())
+            head = f"HTTP/1.1 200 OK\r\n{lines}".encode()
+            _remember(self._heads, name, head)
+        return head
+
+    def _now(self) -> bytes:
+        second = int(self._surface.clock())
+        if second != self._date[0]:
+            self._date = (second, http_date(second).encode())
+        return self._date[1]
+
+    def _token(self, block: bytes) -> bytes | None:
+        """The bearer token of a plain header block, None where the block is not plain."""
+        token = None
+        seen = set()
+        for line in block.split(b"\r\n"):
+            field = FIELD.fullmatch(line)
+            if field is None:
+                return None
+            name = field[1].lower()
+            if name not in PLAIN or name in seen:
+                return None
+            seen.add(name)
+            if name == b"authorization":
+                scheme, _, token = field[2].partition(b" ")
+                if scheme.lower() != b"bearer":
+                    return None
+        if token is None or b"host" not in seen or not token.strip():
+            return None
+        _remember(self._tokens, block, token.strip())
+        return token.strip()
+
+    def _place(self, target: bytes) -> tuple[str, Key] | None:
+        """Bucket and key of a target without a query."""
+        if not target.isascii() or b"?" in target or b"#" in target:
+            return None
+        bucket, slash, raw = target.decode().partition("/")
+        if not slash or not raw:
+            return None
+        try:
+            place = (decode_key(bucket), decode_key(raw))
+        except DiscloudError:
+            return None
+        _remember(self._targets, target, place)
+        return place
+
+
+def _remember(known: dict[K, V], name: K, value: V) -> None:
+    if len(known) >= REMEMBERED:
+        known.clear()
+    known[name] = value

@@ -1,0 +1,131 @@
+"""Buckets as the surfaces see them: looked up by name with a short memory, created, changed, removed.
+
+Owns the cache; what it answers is at most ``FRESH`` seconds old (DESIGN section 5: that is the bound within which
+a closed bucket closes everywhere). A change made through this node is seen by this node at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from discloud.cluster import Cluster
+from discloud.core.access import may_admin
+from discloud.core.keys import check_bucket_name
+from discloud.core.layout import parse_layout
+from discloud.core.model import Account, Bucket, BucketId, BucketState, Verify
+from discloud.errors import Invalid, NoSuchBucket, UnknownRegion
+from discloud.ports import Metadata
+
+FRESH = 5.0
+"""Seconds for which a looked-up bucket is believed."""
+REMEMBERED = 10_000
+"""Buckets remembered at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketWish:
+    """What a caller wants of a bucket; None = leave as it is."""
+
+    layout: str | None = None
+    regions: tuple[str, ...] | None = None
+    cache_control: str | None = None
+    verify: str | None = None
+    state: str | None = None
+
+
+class Buckets:
+    """Namespaces for everybody above: cached reads, checked writes."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        cluster: Cluster,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._metadata = metadata
+        self._cluster = cluster
+        self._clock = clock
+        self._new_id = new_id
+        self._known: dict[str, tuple[Bucket, float]] = {}
+
+    def peek(self, name: str) -> Bucket | None:
+        """The bucket if it is remembered and fresh; None = use ``get``."""
+        known = self._known.get(name)
+        return known[0] if known and self._clock() - known[1] < FRESH else None
+
+    async def get(self, name: str) -> Bucket:
+        """The bucket of that name. Raises: BadBucketName, NoSuchBucket, Unavailable."""
+        if bucket := self.peek(name):
+            return bucket
+        check_bucket_name(name)
+        try:
+            bucket = await self._metadata.buckets.get(name)
+        except NoSuchBucket:
+            self._known.pop(name, None)
+            raise
+        return self._remember(bucket)
+
+    async def create(self, account: Account | None, name: str, wish: BucketWish) -> Bucket:
+        """Make a bucket. Raises: BadBucketName, BadLayout, UnknownRegion, BucketExists, Forbidden."""
+        may_admin(account)
+        blank = Bucket(BucketId(self._new_id()), check_bucket_name(name), self._clock())
+        bucket = self._apply(blank, wish)
+        await self._metadata.buckets.create(bucket)
+        return self._remember(bucket)
+
+    async def change(self, account: Account | None, name: str, wish: BucketWish) -> Bucket:
+        """Change a bucket's settings. Raises: as ``create``, NoSuchBucket, Conflict (changed meanwhile)."""
+        may_admin(account)
+        current = await self._metadata.buckets.get(check_bucket_name(name))
+        return self._remember(await self._metadata.buckets.update(self._apply(current, wish)))
+
+    async def remove(self, account: Account | None, name: str) -> None:
+        """Remove an empty bucket. Raises: NoSuchBucket, BucketNotEmpty, Forbidden."""
+        may_admin(account)
+        bucket = await self._metadata.buckets.get(check_bucket_name(name))
+        self._known.pop(name, None)
+        await self._metadata.buckets.remove(bucket)
+
+    async def all(self, account: Account | None) -> tuple[Bucket, ...]:
+        """Every bucket by name. Raises: Forbidden, Unavailable."""
+        may_admin(account)
+        return await self._metadata.buckets.all()
+
+    def _remember(self, bucket: Bucket) -> Bucket:
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[bucket.name] = (bucket, self._clock())
+        return bucket
+
+    def _apply(self, bucket: Bucket, wish: BucketWish) -> Bucket:
+        if wish.layout:
+            parse_layout(wish.layout)
+        for region in wish.regions or ():
+            self._check_region(region)
+        try:
+            return replace(
+                bucket,
+                layout=bucket.layout if wish.layout is None else wish.layout,
+                regions=bucket.regions if wish.regions is None else wish.regions,
+                cache_control=bucket.cache_control if wish.cache_control is None else wish.cache_control,
+                verify=bucket.verify if wish.verify is None else Verify(wish.verify),
+                state=bucket.state if wish.state is None else _settable(wish.state),
+            )
+        except ValueError as error:
+            raise Invalid(
+                str(error), "verify: always or window; state: active, read-only or disabled"
+            ) from error
+
+    def _check_region(self, region: str) -> None:
+        regions = {node.region for node in self._cluster.view.nodes if node.region}
+        if region not in regions:
+            known = ", ".join(sorted(regions)) or "none"
+            raise UnknownRegion(f"the mesh has no node in region {region!r}", f"regions it has: {known}")
+
+
+def _settable(state: str) -> BucketState:
+    if state == BucketState.DELETING:
+        raise ValueError(f"{state!r} is not a state to set")
+    return BucketState(state)

@@ -1,0 +1,370 @@
+"""Writing objects: place, begin, scatter, commit (DESIGN section 5), and every other change of a head.
+
+A PUT of at most ``ports.SMALL`` bytes is held whole: its blobs become durable first, then begin and commit are one
+step. A larger one begins as a draft with a lease that is renewed while bytes flow. Whatever fails before the
+commit is aborted, so that nothing of it is ever seen; what the abort cannot reach, the sweeper ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from discloud import logs
+from discloud.cluster import Cluster
+from discloud.core.access import may_write
+from discloud.core.digests import etag_of
+from discloud.core.layout import needed_acks, streaming_unit
+from discloud.core.model import (
+    Account,
+    Bucket,
+    BucketId,
+    Change,
+    ChangeKind,
+    Committed,
+    Key,
+    Label,
+    Precondition,
+    Repair,
+    Segment,
+    SegmentId,
+    State,
+    Version,
+    VersionId,
+)
+from discloud.core.placement import Placement, make_wish, place
+from discloud.core.preconditions import check_write
+from discloud.errors import DiscloudError, NoSuchKey, TooLarge
+from discloud.gateway.buckets import Buckets
+from discloud.gateway.digest_check import DigestCheck
+from discloud.gateway.scatter import Scatter, Scattered, Target, scatter_small
+from discloud.gateway.seals import Seals
+from discloud.ports import SMALL, Metadata
+from discloud.transfer.threads import Threads
+
+ANY = Precondition()
+"""A change without conditions."""
+
+
+class Body(Protocol):
+    """The bytes of a write, whoever sends them (a request, a form's part, another object)."""
+
+    length: int | None
+
+    async def small(self, limit: int) -> bytes | None:
+        """The whole body if it ends within ``limit``, else None (and ``pump`` begins at its first byte)."""
+
+    async def pump(self, sink: Callable[[memoryview], None]) -> int:
+        """Hand all bytes to ``sink``, in order, from a worker thread; returns how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What a client wants written. The layout words are as the client wrote them, None where absent."""
+
+    bucket: str
+    key: Key
+    account: Account | None
+    only: Precondition = ANY
+    content_type: str = "application/octet-stream"
+    metadata: tuple[tuple[str, str], ...] = ()
+    digests: tuple[tuple[str, bytes], ...] = ()
+    layout: str | None = None
+    copies: str | None = None
+    nodes: str | None = None
+    regions: str | None = None
+    ack: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A committed version, whether it replaced one, and what the client should know."""
+
+    version: Version
+    replaced: Version | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WritePolicy:
+    """Bytes and seconds that bind writes: the largest object, a draft's lease, how long gc leaves replaced bytes alone."""
+
+    max_object: int
+    lease: float
+    keep: float
+    layout: str
+    soft: float = 0.90
+    full: float = 0.95
+
+
+class Writer:
+    """Every change of a head goes through here."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        metadata: Metadata,
+        buckets: Buckets,
+        seals: Seals,
+        policy: WritePolicy,
+        threads: Threads,
+        *,
+        clock: Callable[[], float],
+        draw: Callable[[int], int],
+        new_version: Callable[[], str],
+    ) -> None:
+        self._cluster = cluster
+        self._metadata = metadata
+        self._buckets = buckets
+        self._seals = seals
+        self._policy = policy
+        self._threads = threads
+        self._clock = clock
+        self._draw = draw
+        self._new_version = new_version
+
+    async def put(self, wanted: Put, body: Body) -> Written:
+        """Store an object. Everything that can be refused is refused before the body is read.
+
+        Raises: NoSuchBucket, BucketClosed, Forbidden, TooLarge, BadLayout, UnknownNode, UnknownRegion, NodeUnavailable,
+        NotEnoughNodes, NoSpace, PreconditionFailed, BadDigest, ClientGone, TooSlow, Unavailable, OutcomeUnknown.
+        """
+        bucket = await self._buckets.get(wanted.bucket)
+        may_write(wanted.account, bucket)
+        self._check_length(body.length)
+        await self._check_early(bucket.id, wanted)
+        placement, needed = self._place(bucket, wanted, body.length)
+        data = await body.small(SMALL)
+        if data is not None:
+            self._check_length(len(data))
+            draft, target = self._draft(bucket, wanted, placement, needed, len(data))
+            return await self._put_small(draft, target, wanted, placement, data)
+        if body.length is None:
+            placement = replace(placement, layout=streaming_unit(placement.layout))
+        draft, target = self._draft(bucket, wanted, placement, needed, body.length)
+        return await self._put_large(draft, target, wanted, placement, body)
+
+    async def delete(
+        self, account: Account | None, bucket_name: str, key: Key, only: Precondition
+    ) -> Version:
+        """Remove an object; returns what was removed. Raises: NoSuchKey, PreconditionFailed and as ``put``."""
+        bucket = await self._buckets.get(bucket_name)
+        may_write(account, bucket)
+        change = Change(ChangeKind.DELETE, bucket.id, key, keep=self._policy.keep)
+        removed = (await self._metadata.versions.commit(change, only)).replaced
+        if removed is None:
+            raise NoSuchKey(f"bucket {bucket_name} has no object {key!r}")
+        self._seals.add(replace(removed, state=State.DELETED))
+        return removed
+
+    async def update(
+        self,
+        account: Account | None,
+        bucket_name: str,
+        key: Key,
+        only: Precondition,
+        *,
+        content_type: str | None,
+        metadata: tuple[tuple[str, str], ...] | None,
+    ) -> Version:
+        """Change what is said of an object, not its bytes; None leaves as it is. Raises: as ``delete``, Conflict."""
+        bucket = await self._buckets.get(bucket_name)
+        may_write(account, bucket)
+        head = await self._metadata.versions.get(bucket.id, key)
+        changed = replace(
+            head,
+            content_type=head.content_type if content_type is None else content_type,
+            metadata=head.metadata if metadata is None else metadata,
+        )
+        change = Change(ChangeKind.UPDATE, bucket.id, key, changed)
+        return self._sealed(await self._metadata.versions.commit(change, only))
+
+    async def rename(
+        self, account: Account | None, bucket_name: str, key: Key, target: Key, only: Precondition
+    ) -> Version:
+        """Give an object another key in its bucket; what was there is replaced. Raises: as ``delete``, Conflict."""
+        bucket = await self._buckets.get(bucket_name)
+        may_write(account, bucket)
+        head = await self._metadata.versions.get(bucket.id, key)
+        if target == key:
+            return head
+        change = Change(ChangeKind.MOVE, bucket.id, key, head, target, keep=self._policy.keep)
+        return self._sealed(await self._metadata.versions.commit(change, only))
+
+    # ------------------------------------------------------------ steps of a put
+
+    def _check_length(self, length: int | None) -> None:
+        if length is not None and length > self._policy.max_object:
+            raise TooLarge(
+                f"the body has {length} bytes, an object may have {self._policy.max_object}",
+                "the limit is limits.max_object in the configuration",
+            )
+
+    async def _check_early(self, bucket: BucketId, wanted: Put) -> None:
+        """Refuse before the body what the commit would refuse after it; the commit checks again, atomically."""
+        if wanted.only == ANY:
+            return
+        try:
+            head: Version | None = await self._metadata.versions.get(bucket, wanted.key)
+        except NoSuchKey:
+            head = None
+        check_write(wanted.only, head)
+
+    def _place(self, bucket: Bucket, wanted: Put, length: int | None) -> tuple[Placement, int]:
+        view, me = self._cluster.view, self._cluster.me
+        wish = make_wish(
+            view,
+            me,
+            layout=wanted.layout,
+            copies=wanted.copies,
+            nodes=wanted.nodes,
+            regions=wanted.regions,
+            ack=wanted.ack,
+            bucket_layout=bucket.layout,
+            bucket_regions=bucket.regions,
+            mesh_layout=self._policy.layout,
+        )
+        placement = place(
+            wish, self._cluster.planned(), me, length, self._draw, self._policy.soft, self._policy.full
+        )
+        needed = needed_acks(placement.layout, wanted.ack, len(placement.holders[0]))
+        return placement, needed
+
+    def _draft(
+        self, bucket: Bucket, wanted: Put, placement: Placement, needed: int, length: int | None
+    ) -> tuple[Version, Target]:
+        now = self._clock()
+        version = VersionId(self._new_version())
+        segment = SegmentId(self._draw(1 << 63))
+        draft = Version(
+            bucket=bucket.id,
+            key=wanted.key,
+            id=version,
+            state=State.DRAFT,
+            size=length or 0,
+            segments=(Segment(segment, length or 0, placement.layout, placement.holders),),
+            content_type=wanted.content_type,
+            metadata=wanted.metadata,
+            created=now,
+            due=now + self._policy.lease,
+            gateway=self._cluster.me,
+        )
+        label = Label(
+            self._cluster.mesh, bucket.id, bucket.name, wanted.key, placement.layout, wanted.content_type
+        )
+        if length:
+            self._promise(placement, length)
+        return draft, Target(version, segment, label, placement.holders, needed, placement.spares)
+
+    def _promise(self, placement: Placement, length: int) -> None:
+        share = length // placement.layout.data
+        for nodes in placement.holders:
+            for node in nodes:
+                self._cluster.promise(node, share)
+
+    async def _put_small(
+        self, draft: Version, target: Target, wanted: Put, placement: Placement, data: bytes
+    ) -> Written:
+        check = DigestCheck(wanted.digests)
+        check.update(data)
+        check.finish()
+        scattered = await scatter_small(self._cluster, target, data)
+        version = _complete(draft, scattered, check.md5)
+        repairs = self._repairs(version, scattered)
+        try:
+            committed = await self._metadata.versions.put(version, wanted.only, repairs, self._policy.keep)
+        except DiscloudError as error:
+            await self._give_up(version, error)
+            raise
+        return Written(self._sealed(committed), committed.replaced, placement.warnings)
+
+    async def _put_large(
+        self, draft: Version, target: Target, wanted: Put, placement: Placement, body: Body
+    ) -> Written:
+        try:
+            version, scattered = await self._stream(draft, target, wanted, body)
+            change = Change(
+                ChangeKind.PUT,
+                version.bucket,
+                version.key,
+                version,
+                repairs=self._repairs(version, scattered),
+                keep=self._policy.keep,
+            )
+            committed = await self._metadata.versions.commit(change, wanted.only)
+        except (DiscloudError, asyncio.CancelledError) as error:
+            await self._give_up(draft, error)
+            raise
+        return Written(self._sealed(committed), committed.replaced, placement.warnings)
+
+    async def _stream(
+        self, draft: Version, target: Target, wanted: Put, body: Body
+    ) -> tuple[Version, Scattered]:
+        """Begin the draft while the first bytes already flow; return when every needed copy is durable."""
+        check = DigestCheck(wanted.digests)
+        async with AsyncExitStack() as stack:
+            scatter = Scatter(self._cluster, target, body.length, stack)
+            await asyncio.gather(self._metadata.versions.begin(draft), scatter.open())
+
+            def sink(data: memoryview) -> None:
+                check.update(data)
+                scatter.write(data)
+
+            renewal = asyncio.create_task(self._renew(draft))
+            try:
+                await body.pump(sink)
+                await self._threads.run(scatter.finish)
+                check.finish()
+                scattered = await scatter.commit()
+            finally:
+                renewal.cancel()
+                with suppress(asyncio.CancelledError):
+                    await renewal
+            return _complete(draft, scattered, check.md5), scattered
+
+    async def _renew(self, draft: Version) -> None:
+        """Keep the lease alive. A missed renewal is no failure: whether it was too late, the commit will say."""
+        while True:
+            await asyncio.sleep(self._policy.lease / 3)
+            try:
+                await self._metadata.versions.renew(draft, self._clock() + self._policy.lease)
+            except DiscloudError as error:
+                logs.warn("lease_not_renewed", version=draft.id, reason=error.code)
+
+    async def _give_up(self, draft: Version, error: BaseException) -> None:
+        """Abort after a failure; an abort that fails is left to the sweeper (the lease ends by itself)."""
+        try:
+            await asyncio.shield(self._metadata.versions.abort(replace(draft, state=State.DRAFT)))
+        except DiscloudError as failure:
+            logs.warn("abort_left_to_sweeper", version=draft.id, cause=repr(error), reason=failure.code)
+
+    def _repairs(self, version: Version, scattered: Scattered) -> tuple[Repair, ...]:
+        now = self._clock()
+        return tuple(
+            Repair(version.bucket, version.key, blob, missing, now)
+            for (blob, _), missing in zip(version.blobs(), scattered.missing, strict=True)
+            if missing
+        )
+
+    def _sealed(self, committed: Committed) -> Version:
+        """The new head, after its holders (and those of what it replaced) were told, lazily."""
+        assert committed.version is not None, "only a DELETE leaves no head"
+        self._seals.add(committed.version)
+        if committed.replaced is not None:
+            self._seals.add(replace(committed.replaced, state=State.REPLACED))
+        return committed.version
+
+
+def _complete(draft: Version, scattered: Scattered, md5: str) -> Version:
+    """The draft with what is known of it once its bytes are durable."""
+    segment = replace(
+        draft.segments[0],
+        length=scattered.length,
+        hash=scattered.hash,
+        hashes=scattered.hashes,
+        holders=scattered.holders,
+    )
+    return replace(draft, size=scattered.length, segments=(segment,), etag=etag_of(scattered.hash), md5=md5)

@@ -1,0 +1,405 @@
+"""The composition root: chooses adapters from the configuration, wires them, starts and stops them in order.
+
+Nothing else is decided here. Reading ``_compose`` from top to bottom is reading how a node is built; everything that
+starts is a context and stops in the opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import signal
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from discloud import __version__, logs, metrics
+from discloud.adapters.disk import DiskBlobs, DiskSettings
+from discloud.adapters.identity import Identity, load_identity, read_or_make_secret, save_identity
+from discloud.adapters.memory_membership import MemoryMembership
+from discloud.adapters.sqlite import SqliteMetadata
+from discloud.api.app import App
+from discloud.api.call import Surface
+from discloud.api.server import Listening, serve
+from discloud.api.shortcut import PlainGet
+from discloud.api.table import native_router
+from discloud.cluster import Cluster
+from discloud.config import Config
+from discloud.core.liveness import Thresholds
+from discloud.core.model import Account, Node, NodeId, NodeState, Role
+from discloud.errors import Conflict, Invalid, Unavailable
+from discloud.gateway.accounts import Accounts, token_digest
+from discloud.gateway.buckets import Buckets
+from discloud.gateway.read import Reader
+from discloud.gateway.seals import Seals
+from discloud.gateway.write import WritePolicy, Writer
+from discloud.peer.blobs import PeerBlobs
+from discloud.peer.handshake import ClusterSecret
+from discloud.peer.handshake import Identity as PeerIdentity
+from discloud.peer.links import Links
+from discloud.peer.membership import PeerMembership
+from discloud.peer.metadata import PeerMetadata
+from discloud.peer.server import PeerServer
+from discloud.ports import CLAIM, Membership, Metadata
+from discloud.services.cursor import CursorFile
+from discloud.services.gc import Collect
+from discloud.services.heartbeat import Heartbeat
+from discloud.services.loop import Periodic, ServiceLoop
+from discloud.services.pull import Pull
+from discloud.services.repair import Repairs
+from discloud.services.sweep import Sweep
+from discloud.transfer.pace import Pace
+from discloud.transfer.threads import Threads
+
+DATABASE = "metadata.db"
+SECRET = "secret"  # noqa: S105 - the file's name
+TOKEN = "token"  # noqa: S105 - the file's name
+draw = random.SystemRandom().randrange
+
+
+STALE = 10.0
+"""Seconds without an answer from a root after which a node is not ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A started node, for whoever started it."""
+
+    name: str
+    api: str
+    peer: str
+    cluster: Cluster
+
+
+async def run_node(config: Config, on_ready: Callable[[Running], None] | None = None) -> None:
+    """Run a node until SIGTERM or SIGINT. Raises: DiscloudError when it cannot start."""
+    logs.configure(config.node.name, config.log.level)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    starting = asyncio.create_task(stopped.wait())
+    async with AsyncExitStack() as stack:
+        entering = asyncio.create_task(stack.enter_async_context(started(config)))
+        # A node that still waits for its root must stop at once when it is told to.
+        await asyncio.wait({entering, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if not entering.done():
+            entering.cancel()
+            with suppress(asyncio.CancelledError):
+                await entering
+            return
+        running = entering.result()
+        logs.info("node_started", api=running.api, peer=running.peer, version=__version__)
+        if on_ready is not None:
+            on_ready(running)
+        await starting
+        logs.info("node_stopping")
+
+
+@asynccontextmanager
+async def started(config: Config) -> AsyncIterator[Running]:
+    """A node that serves while the context lasts; everything is stopped in order at its end."""
+    async with AsyncExitStack() as stack:
+        yield await _compose(config, stack)
+
+
+async def _compose(config: Config, stack: AsyncExitStack) -> Running:
+    folder = config.node.data
+    identity = load_identity(folder)
+    _claim_ports(config)
+    local = await _start_disk(config, stack)
+    secret = ClusterSecret.parse(_secret(config, identity))
+    me = PeerIdentity(secret, identity.node, identity.cluster)
+    links = Links(me)
+    stack.push_async_callback(links.close)
+    metadata, membership = await _start_metadata(config, identity, links, stack)
+    identity = replace(identity, cluster=metadata.cluster, starts=identity.starts + 1)
+    save_identity(folder, identity)
+    me.cluster = metadata.cluster
+
+    own = _own_node(config, identity)
+    nonce = secrets.token_hex(16)
+    await metadata.nodes.register(own, nonce, time.time())
+    stack.push_async_callback(_release, metadata, membership, own.id, nonce)
+
+    pace = Pace(config.limits.grace, config.limits.min_rate)
+    cluster = Cluster(own, metadata.cluster, local, lambda node: PeerBlobs(links, node.peer, pace, node.id))
+    gateway_threads = _threads("gateway", config.transfer.threads * 2, stack)
+    holder_threads = _threads("holder", config.transfer.threads, stack)
+    root = config.node.role is Role.ROOT
+    peers = PeerServer(
+        me, local, holder_threads, pace, metadata if root else None, membership if root else None
+    )
+    await peers.start(config.node.listen, config.node.peers_at)
+    stack.push_async_callback(peers.close)
+
+    heartbeat = Heartbeat(cluster, membership, _describer(own, metadata, nonce), time.time)
+    await heartbeat.run_once()
+    surface = await _surface(config, cluster, metadata, local, gateway_threads, pace, heartbeat, stack)
+    await _ensure_admin(config, metadata)
+    await stack.enter_async_context(_services(config, cluster, metadata, heartbeat, holder_threads))
+    short_cut = PlainGet(surface) if config.transfer.fast else None
+    app = App(surface, native_router())
+    port = await stack.enter_async_context(serve(app, short_cut, _listening(config)))
+    metrics.NODES_ALIVE.read = lambda: sum(node.state is NodeState.ALIVE for node in cluster.view.nodes)
+    return Running(own.name, f"{config.node.listen}:{port}", own.peer, cluster)
+
+
+async def _start_disk(config: Config, stack: AsyncExitStack) -> DiskBlobs:
+    disk = config.disk
+    settings = DiskSettings(
+        capacity=disk.capacity, full=disk.full, small=disk.small, pack_size=disk.pack_size
+    )
+    local = await DiskBlobs.start(config.node.data / "blobs", settings)
+    stack.push_async_callback(local.close)
+    return local
+
+
+async def _start_metadata(
+    config: Config, identity: Identity, links: Links, stack: AsyncExitStack
+) -> tuple[Metadata, Membership]:
+    """The port matrix of DESIGN section 5: a root owns SQLite and hears heartbeats, an ordinary node asks a root."""
+    if config.node.role is Role.ROOT:
+        metadata = await _open_database(config.node.data / DATABASE, identity)
+        stack.push_async_callback(metadata.close)
+        periods = config.periods
+        thresholds = Thresholds(periods.suspect, periods.down, periods.lost)
+        return metadata, MemoryMembership(time.monotonic, thresholds)
+    remote = await _wait_for_root(config, links)
+    stack.push_async_callback(remote.close)
+    return remote, PeerMembership(links, config.node.roots)
+
+
+async def _open_database(path: Path, identity: Identity) -> SqliteMetadata:
+    if identity.cluster and not path.exists():
+        raise Conflict(
+            f"this folder belongs to mesh {identity.cluster}, but {path} is missing",
+            "a root keeps the mesh's names there: move the file here from the old root's folder, or from a backup",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = await SqliteMetadata.open(path)
+    if identity.cluster not in ("", metadata.cluster):
+        await metadata.close()
+        raise Conflict(
+            f"{path} is of mesh {metadata.cluster}, this folder belongs to {identity.cluster}",
+            "put the database of the right mesh there",
+        )
+    return metadata
+
+
+async def _wait_for_root(config: Config, links: Links) -> PeerMetadata:
+    """The metadata of a root, waited for as long as none answers; a refusal is final."""
+    if not config.node.roots:
+        raise Invalid("an ordinary node needs --roots", "give the peer address of a root: --roots HOST:7072")
+    said = False
+    while True:
+        try:
+            return await PeerMetadata.connect(links, config.node.roots)
+        except Unavailable as error:
+            if not said:
+                logs.warn("waiting_for_root", roots=list(config.node.roots), reason=error.detail)
+                said = True
+            await asyncio.sleep(config.periods.heartbeat)
+
+
+def _own_node(config: Config, identity: Identity) -> Node:
+    node = config.node
+    host = node.advertise or node.listen
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        host = socket.gethostname()
+    name = host if ":" not in host else f"[{host}]"
+    return Node(
+        id=identity.node,
+        name=node.name or socket.gethostname(),
+        role=node.role,
+        api=f"{name}:{node.port}",
+        peer=f"{name}:{node.peers_at}",
+        host=socket.gethostname(),
+        zone=node.zone,
+        region=node.region,
+        incarnation=identity.starts,
+        version=__version__,
+    )
+
+
+def _describer(own: Node, metadata: Metadata, nonce: str) -> Callable[[], Awaitable[Node]]:
+    """Tells the heartbeat who this node is, and renews its claim to be that node on the way."""
+    renewed = time.monotonic()
+
+    async def describe() -> Node:
+        nonlocal renewed
+        if time.monotonic() - renewed > CLAIM / 3:
+            renewed = time.monotonic()
+            try:
+                await metadata.nodes.register(own, nonce, time.time())
+            except Conflict as error:
+                logs.error("node_id_taken", detail=error.detail)
+            except Unavailable:
+                logs.debug("claim_not_renewed")
+        return own
+
+    return describe
+
+
+async def _release(metadata: Metadata, membership: Membership, node: NodeId, nonce: str) -> None:
+    """Leave cleanly, so that nobody waits for this node; a root that is gone cannot be told."""
+    try:
+        async with asyncio.timeout(2):
+            await membership.leave(node)
+            await metadata.nodes.release(node, nonce)
+    except (Unavailable, TimeoutError):
+        logs.info("left_without_word")
+
+
+async def _surface(
+    config: Config,
+    cluster: Cluster,
+    metadata: Metadata,
+    local: DiskBlobs,
+    threads: Threads,
+    pace: Pace,
+    heartbeat: Heartbeat,
+    stack: AsyncExitStack,
+) -> Surface:
+    """The gateway, and everything a surface needs of it."""
+    seals = await stack.enter_async_context(Seals(cluster))
+    buckets = Buckets(metadata, cluster, time.time, lambda: str(uuid.uuid4()))
+    policy = WritePolicy(
+        max_object=config.limits.max_object,
+        lease=config.periods.lease,
+        keep=config.periods.gc_delay,
+        layout=config.layout,
+        soft=config.disk.soft,
+        full=config.disk.full,
+    )
+    writer = Writer(
+        cluster,
+        metadata,
+        buckets,
+        seals,
+        policy,
+        threads,
+        clock=time.time,
+        draw=draw,
+        new_version=new_version,
+    )
+    reader = Reader(cluster, metadata, buckets, clock=time.time, draw=draw, peek_blob=local.peek_small)
+    return Surface(
+        cluster=cluster,
+        reader=reader,
+        writer=writer,
+        buckets=buckets,
+        accounts=Accounts(metadata.accounts, time.time),
+        threads=threads,
+        pace=pace,
+        max_object=config.limits.max_object,
+        max_list=config.limits.list,
+        default_layout=config.layout,
+        kernel=config.transfer.kernel,
+        ready=lambda: _reasons(cluster, heartbeat),
+        clock=time.time,
+        new_id=lambda: str(uuid.uuid4()),
+    )
+
+
+def _reasons(cluster: Cluster, heartbeat: Heartbeat) -> list[str]:
+    """Why this node is not ready, empty when it is."""
+    reasons = []
+    heard = heartbeat.last_success
+    if heard is None or time.time() - heard > STALE:
+        reasons.append("no root answers")
+    if cluster.own.read_only:
+        reasons.append("the disk is read-only")
+    return reasons
+
+
+def _services(
+    config: Config, cluster: Cluster, metadata: Metadata, heartbeat: Heartbeat, threads: Threads
+) -> ServiceLoop:
+    """What runs where: every node beats, sweeps its own disk and pulls; the root also ends drafts, collects and repairs."""
+    periods = config.periods
+    root = config.node.role is Role.ROOT
+    cursor = CursorFile(config.node.data / "pull.cursor", threads)
+    services = [
+        Periodic("heartbeat", heartbeat, periods.heartbeat),
+        Periodic("sweep", Sweep(cluster, metadata, time.time, periods.orphan, leader=root), periods.sweep),
+        Periodic("pull", Pull(cluster, metadata, cursor, threads, draw), periods.pull),
+    ]
+    if root:
+        services += [
+            Periodic("gc", Collect(cluster, metadata, time.time), periods.gc),
+            Periodic(
+                "repair",
+                Repairs(cluster, metadata, threads, time.time, draw, config.disk.soft),
+                periods.repair,
+            ),
+        ]
+    return ServiceLoop(services, time.monotonic, draw)
+
+
+async def _ensure_admin(config: Config, metadata: Metadata) -> None:
+    """A root makes the admin's token on its first start (or takes the configured one) and records its digest."""
+    if config.node.role is not Role.ROOT:
+        return
+    token = config.node.token
+    if not token:
+        token = read_or_make_secret(config.node.token_file or config.node.data / TOKEN)
+    account = Account("admin", "admin", token_digest(token.encode()), admin=True, created=time.time())
+    await metadata.accounts.add(account)
+
+
+def _secret(config: Config, identity: Identity) -> str:
+    """The cluster secret: configured, or from a file; only a fresh root may make one."""
+    node = config.node
+    if node.secret:
+        return node.secret
+    path = node.secret_file or node.data / SECRET
+    if node.role is Role.ROOT and not identity.cluster:
+        return read_or_make_secret(path)
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise Invalid(
+            f"the mesh's secret cannot be read from {path}: {error.strerror}",
+            "give the file that the root made: --secret-file FILE",
+        ) from error
+
+
+def _claim_ports(config: Config) -> None:
+    """Refuse a taken port before anything is written. Raises: Conflict."""
+    for port in (config.node.port, config.node.peers_at):
+        with socket.socket(socket.AF_INET6 if ":" in config.node.listen else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.node.listen, port))
+            except OSError as error:
+                raise Conflict(
+                    f"{config.node.listen}:{port} cannot be listened on: {error.strerror}",
+                    "choose another with --port",
+                ) from error
+
+
+def _threads(name: str, count: int, stack: AsyncExitStack) -> Threads:
+    threads = Threads(name, count)
+    stack.callback(threads.close)
+    return threads
+
+
+def _listening(config: Config) -> Listening:
+    limits = config.limits
+    return Listening(
+        config.node.listen, config.node.port, limits.connections, limits.idle, limits.header_timeout
+    )
+
+
+def new_version() -> str:
+    """A version id: UUID version 7 (RFC 9562 section 5.7), so that rows of one time lie together."""
+    milliseconds = time.time_ns() // 1_000_000
+    tail = secrets.randbits(74)
+    value = (milliseconds << 80) | (7 << 76) | ((tail >> 62) << 64) | (2 << 62) | (tail & ((1 << 62) - 1))
+    return str(uuid.UUID(int=value))

@@ -1,0 +1,296 @@
+"""All connections of this node to others: made on demand, kept, replaced when lost.
+
+For each peer a few long-lived connections carry calls, the one with the least to wait for first, and a pool of stream connections
+carries transfers, each used by one at a time and kept only while both sides are in step. An address that could not be
+reached is left alone for a moment, so that a dead peer costs its callers nothing. Only addresses from
+the view or the configuration are ever given to this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from discloud import logs, metrics
+from discloud.core.model import NodeId
+from discloud.errors import DiscloudError, PeerDown, Unavailable
+from discloud.peer.calls import CallConnection
+from discloud.peer.handshake import ANYBODY, Identity, Kind, Session, greet
+from discloud.peer.streams import Stream, expect
+from discloud.peer.wire import ANSWER, CALL, FAILED, Message, error_of
+
+CONNECT = 3.0
+"""Seconds within which a peer must have accepted and greeted."""
+BACKOFF = (0.05, 1.0)
+"""Seconds for which an unreachable address is left alone: at first, and at most (it doubles)."""
+KEPT = 8
+"""Idle stream connections kept for each peer."""
+IDLE = 60.0
+"""Seconds after which an idle stream connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to connect to: ``host:port``, and the node that must be found there (ANYBODY = whichever)."""
+
+    address: str
+    node: NodeId = ANYBODY
+
+    def __str__(self) -> str:
+        return f"node {self.node} at {self.address}" if self.node else self.address
+
+
+class _Peer:
+    """What is open to one target, and when it may be tried again."""
+
+    def __init__(self) -> None:
+        self.calls: list[CallConnection] = []
+        self.streams: deque[Stream] = deque()
+        self.dialing = asyncio.Lock()
+        self.failed: DiscloudError | None = None
+        self.pause = 0.0
+        self.again = 0.0
+
+
+class Links:
+    """Connections as one identity. Lives on one loop; closed by whoever made it."""
+
+    def __init__(
+        self, me: Identity, connections: int = 2, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.me = me
+        self._connections = connections
+        self._clock = clock
+        self._peers: defaultdict[Target, _Peer] = defaultdict(_Peer)
+        self._closed = False
+
+    async def call(self, target: Target, method: str, arguments: list[Any], seconds: float) -> Any:
+        """Make one call within ``seconds``, the time to connect included.
+
+        Raises: the error that the other node raised; PeerDown (nothing was sent); AnswerLost (it may have happened).
+        """
+        end = self._clock() + seconds
+        try:
+            connection = await self._calls(target, seconds)
+            value = await connection.call(method, arguments, end - self._clock())
+        except DiscloudError as error:
+            metrics.PEER_CALLS.add(1, method, error.code)
+            raise
+        metrics.PEER_CALLS.add(1, method, "ok")
+        return value
+
+    @asynccontextmanager
+    async def exchange(
+        self, target: Target, method: str, arguments: list[Any], seconds: float
+    ) -> AsyncIterator[tuple[Stream, Any]]:
+        """Begin a transfer on a stream connection of its own: the call is sent, its first answer is given out.
+
+        The caller sets ``stream.in_step`` when the transfer ended as agreed; otherwise the connection is closed.
+        Raises: as ``call``.
+        """
+        try:
+            stream, value = await self._begin(target, method, arguments, seconds)
+        except DiscloudError as error:
+            metrics.PEER_CALLS.add(1, method, error.code)
+            raise
+        metrics.PEER_CALLS.add(1, method, "ok")
+        try:
+            yield stream, value
+        finally:
+            self._release(target, stream)
+
+    async def greet(self, target: Target) -> Session:
+        """Make sure that the peer can be called, and tell who it is.
+
+        Raises: PeerDown; a refusal as it is: Unauthenticated, Conflict, Invalid (waiting will not help then).
+        """
+        try:
+            return (await self._calls(target, CONNECT)).session
+        except PeerDown as error:
+            if isinstance(error.__cause__, DiscloudError):
+                raise error.__cause__ from error
+            raise
+
+    def alone(self) -> Links:
+        """Links of the same identity with one connection for each peer, which no other call can hold up."""
+        return Links(self.me, 1, self._clock)
+
+    async def close(self) -> None:
+        """Close every connection; calls that wait fail, later ones are refused."""
+        self._closed = True
+        for peer in self._peers.values():
+            for stream in peer.streams:
+                stream.close()
+            for connection in peer.calls:
+                connection.close()
+        self._peers.clear()
+        await asyncio.sleep(0)  # the loop reports the lost connections to their protocols
+
+    # ---- calls
+
+    async def _calls(self, target: Target, seconds: float) -> CallConnection:
+        """The least loaded connection; another one is made while there are fewer than allowed and all are busy."""
+        peer = self._peers[target]
+        if best := self._least(peer):
+            return best
+        try:
+            async with asyncio.timeout(seconds), peer.dialing:
+                return self._least(peer) or await self._dial_calls(target, peer, seconds)
+        except (PeerDown, TimeoutError) as error:
+            if usable := [each for each in peer.calls if each.usable]:
+                return min(usable, key=lambda each: each.load)
+            if isinstance(error, PeerDown):
+                raise
+            raise PeerDown(f"{target} was not reached within {seconds:.1f} s") from error
+
+    def _least(self, peer: _Peer) -> CallConnection | None:
+        usable = [each for each in peer.calls if each.usable]
+        if not usable:
+            return None
+        best = min(usable, key=lambda each: each.load)
+        return best if best.load == 0 or len(usable) >= self._connections else None
+
+    async def _dial_calls(self, target: Target, peer: _Peer, seconds: float) -> CallConnection:
+        sock, session = await self._dial(target, Kind.CALLS, peer, seconds)
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: CallConnection(session, str(target)), sock=sock)
+        peer.calls = [each for each in peer.calls if each.usable] + [connection]
+        return connection
+
+    # ---- streams
+
+    async def _begin(
+        self, target: Target, method: str, arguments: list[Any], seconds: float
+    ) -> tuple[Stream, Any]:
+        message = [CALL, 0, method, arguments, int(seconds * 1000), logs.REQUEST.get(), logs.TRACE.get()]
+        asked = await self._ask_idle(target, message, seconds)
+        if asked is None:
+            sock, session = await self._dial(target, Kind.STREAM, self._peers[target], seconds)
+            stream = Stream(sock, session, str(target))
+            asked = stream, await self._ask(stream, message, seconds)
+        stream, answer = asked
+        if answer[0] == ANSWER:
+            stream.in_step = False
+            return stream, answer[2]
+        self._release(target, stream)
+        raise error_of(answer)
+
+    async def _ask_idle(
+        self, target: Target, message: Message, seconds: float
+    ) -> tuple[Stream, Message] | None:
+        """The answer on a connection that was idle; None if the peer has closed them all."""
+        while (stream := self._idle_stream(target)) is not None:
+            with suppress(PeerDown):  # it was closed while it was idle: the next one
+                return stream, await self._ask(stream, message, seconds)
+        return None
+
+    async def _ask(self, stream: Stream, message: Message, seconds: float) -> Message:
+        """Send the call and receive the first answer to it. Closes the stream unless that is an answer or a failure."""
+        try:
+            await stream.send(message, seconds)
+            return expect(stream, await stream.receive(seconds), ANSWER, FAILED)
+        except BaseException:
+            stream.close()
+            raise
+
+    def _idle_stream(self, target: Target) -> Stream | None:
+        streams = self._peers[target].streams
+        while streams:
+            stream = streams.pop()
+            if stream.pending() is None:
+                return stream
+            stream.close()
+        return None
+
+    def _release(self, target: Target, stream: Stream) -> None:
+        streams = self._peers[target].streams
+        if self._closed or not stream.in_step or len(streams) >= KEPT:
+            stream.close()
+            return
+        stream.since = self._clock()
+        streams.append(stream)
+        asyncio.get_running_loop().call_later(IDLE, self._prune, streams)
+
+    def _prune(self, streams: deque[Stream]) -> None:
+        while streams and streams[0].since <= self._clock() - IDLE:
+            streams.popleft().close()
+
+    # ---- dialing
+
+    async def _dial(
+        self, target: Target, kind: Kind, peer: _Peer, seconds: float
+    ) -> tuple[socket.socket, Session]:
+        """A greeted socket. A failure is remembered for a moment and logged once until the peer answers again."""
+        if self._closed:
+            raise Unavailable("the links of this node are closed", "it is stopping: use another one")
+        if peer.failed is not None and self._clock() < peer.again:
+            raise PeerDown(f"{target} could not be reached a moment ago: {peer.failed}") from peer.failed
+        try:
+            dialed = await _reach(target, self.me, kind, min(seconds, CONNECT))
+        except DiscloudError as error:
+            self._note_failure(target, peer, error)
+            raise PeerDown(f"{target} cannot be used: {error}") from error
+        if peer.failed is not None:
+            logs.info("peer_reached", peer=str(target))
+        peer.failed, peer.pause = None, 0.0
+        return dialed
+
+    def _note_failure(self, target: Target, peer: _Peer, error: DiscloudError) -> None:
+        if peer.failed is None or peer.failed.code != error.code:
+            logs.warn("peer_unreachable", peer=str(target), code=error.code, reason=str(error))
+        peer.failed = error
+        peer.pause = min(peer.pause * 2 or BACKOFF[0], BACKOFF[1])
+        peer.again = self._clock() + peer.pause
+
+
+async def _reach(target: Target, me: Identity, kind: Kind, seconds: float) -> tuple[socket.socket, Session]:
+    """A connected and greeted socket. Raises: PeerDown, or the refusal as it is."""
+    try:
+        async with asyncio.timeout(seconds):
+            sock = await _connect(target.address)
+            try:
+                return sock, await greet(sock, me, kind, target.node)
+            except BaseException:
+                sock.close()
+                raise
+    except TimeoutError as error:
+        raise PeerDown(f"it did not greet within {seconds:.1f} s") from error
+
+
+async def _connect(address: str) -> socket.socket:
+    """A connected non-blocking socket. Raises: PeerDown."""
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, place = found[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            tune(sock)
+            await loop.sock_connect(sock, place)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        reason = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        )  # getaddrinfo's are < 0
+        raise PeerDown(f"no connection to {address}: {reason}") from error
+    return sock
+
+
+def tune(sock: socket.socket) -> None:
+    """What every connection between nodes has: no delay, no blocking, and an end when the other machine vanished."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("KEEPIDLE", 10), ("KEEPINTVL", 3), ("KEEPCNT", 3), ("USER_TIMEOUT", 20_000)):
+        if (option := getattr(socket, f"TCP_{name}", None)) is not None:  # Linux has them all
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,116 @@
+"""Which calls the protocol has: derived from the ports, so that a port and its wire form cannot drift apart.
+
+Every coroutine of a port is a call, every asynchronous iterator a call with pages; what else a port has (``peek``,
+``create``, ``open``) is not carried by this table. Arguments and results cross as records of their annotated types
+(core/records.py): a parameter that is appended with a default is understood by N-1 and N.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import make_dataclass
+from functools import cache
+from operator import attrgetter
+from types import GenericAlias
+from typing import Any
+
+from discloud.core.records import from_record, to_record
+from discloud.errors import Invalid, Unavailable
+from discloud.ports import Accounts, Blobs, Buckets, Membership, Nodes, Queues, Versions
+
+PORTS: dict[str, type] = {
+    "blobs": Blobs,
+    "versions": Versions,
+    "buckets": Buckets,
+    "queues": Queues,
+    "accounts": Accounts,
+    "nodes": Nodes,
+    "membership": Membership,
+}
+"""The parts of a node that its peers may call, by the first word of a method's name."""
+
+
+class Method:
+    """One call: how its arguments and its result (``pages``: each of its results) become records and back."""
+
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        self.pages = not inspect.iscoroutinefunction(call)
+        hints = {key: _carried(hint) for key, hint in typing.get_type_hints(call).items()}
+        result = hints.pop("return")
+        self.name = name
+        self._read = attrgetter(*hints) if hints else None
+        self._single = len(hints) == 1
+        self._arguments: Any = make_dataclass("Arguments", _fields(call, hints), slots=True)
+        self._result: Any = make_dataclass("Result", [("value", result)], slots=True)
+
+    def bind(self, *arguments: object, **named: object) -> Sequence[Any]:
+        """A call's arguments in order, defaults filled in. Raises: TypeError, as the call itself would."""
+        return self._values(self._arguments(*arguments, **named))
+
+    def pack(self, *arguments: object) -> list[Any]:
+        """The record of a call's arguments."""
+        return to_record(self._arguments(*arguments)) if self._read else []
+
+    def unpack(self, record: list[Any]) -> Sequence[Any]:
+        """The arguments of a call. Raises: Invalid."""
+        try:
+            return self._values(from_record(self._arguments, record))
+        except ValueError as error:
+            raise Invalid(f"the arguments of {self.name} cannot be read: {error}") from error
+
+    def pack_result(self, value: object) -> Any:
+        """A result as it crosses the wire."""
+        return to_record(self._result(value))[0]
+
+    def unpack_result(self, record: Any) -> Any:
+        """The result. Raises: Unavailable: an answer that cannot be read says nothing."""
+        try:
+            return from_record(self._result, [record]).value
+        except ValueError as error:
+            raise Unavailable(f"the answer to {self.name} cannot be read: {error}") from error
+
+    def _values(self, arguments: Any) -> Sequence[Any]:
+        if self._read is None:
+            return ()
+        values: Any = self._read(arguments)
+        return (values,) if self._single else values
+
+
+@cache
+def methods_of(part: str) -> dict[str, Method]:
+    """The calls of one part of PORTS by the port's own names for them."""
+    return {
+        name: Method(f"{part}.{name}", call)
+        for name, call in vars(PORTS[part]).items()
+        if inspect.isfunction(call) and not name.startswith("_") and _is_carried(call)
+    }
+
+
+def _is_carried(call: Callable[..., Any]) -> bool:
+    answer = typing.get_type_hints(call)["return"]
+    return inspect.iscoroutinefunction(call) or typing.get_origin(answer) is AsyncIterator
+
+
+def _carried(hint: Any) -> Any:
+    """The type that crosses: an iterator's item, and a tuple for every sequence."""
+    if typing.get_origin(hint) is AsyncIterator:
+        return typing.get_args(hint)[0]
+    if typing.get_origin(hint) is Sequence:
+        return GenericAlias(tuple, (typing.get_args(hint)[0], ...))
+    return hint
+
+
+def _fields(call: Callable[..., Any], hints: dict[str, Any]) -> list[Any]:
+    defaults = {name: each.default for name, each in inspect.signature(call).parameters.items()}
+    return [
+        (name, hint) if defaults[name] is inspect.Parameter.empty else (name, hint, defaults[name])
+        for name, hint in hints.items()
+    ]
+
+
+CREATE = Method("blobs.create", Blobs.create)
+"""Begins a streamed body; its answer holds nothing."""
+OPEN = Method("blobs.open", Blobs.open)
+"""Asks for a streamed body; its answer holds the length."""

@@ -1,0 +1,233 @@
+"""A mesh inside the test's own process: real gateways and real HTTP, memory adapters, nodes that fail on command.
+
+Nothing but the adapters differs from a real mesh; it starts in milliseconds.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+from discloud.adapters.memory_metadata import MemoryMetadata
+
+from discloud.adapters.memory_blobs import MemoryBlobs
+from discloud.api.app import App
+from discloud.api.call import Surface
+from discloud.api.server import Listening, serve
+from discloud.api.shortcut import PlainGet
+from discloud.api.table import native_router
+from discloud.cluster import Cluster
+from discloud.core.model import (
+    Account,
+    BlobId,
+    Bucket,
+    BucketId,
+    Node,
+    NodeId,
+    NodeState,
+    Role,
+    View,
+)
+from discloud.errors import PeerDown
+from discloud.gateway.accounts import Accounts, token_digest
+from discloud.gateway.buckets import Buckets
+from discloud.gateway.read import PeekBlob, Reader
+from discloud.gateway.seals import Seals
+from discloud.gateway.write import WritePolicy, Writer
+from discloud.ports import Blobs
+from discloud.transfer.pace import Pace
+from discloud.transfer.threads import Threads
+
+TOKEN = "test-token"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+MESH = "11111111-1111-4111-8111-111111111111"
+
+
+class Reachable:
+    """The blobs of a node as others reach them: as they are, or not at all while ``down``."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.blobs = blobs
+        self.down = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.down:
+            raise PeerDown("the node is down")
+        return getattr(self.blobs, name)
+
+
+@dataclass
+class GridNode:
+    """One node: its blobs, its gateway's parts and its HTTP port."""
+
+    node: Node
+    blobs: MemoryBlobs
+    reach: Reachable
+    cluster: Cluster
+    surface: Surface
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass
+class Grid:
+    """The nodes, their common metadata and a client session that carries the token."""
+
+    nodes: list[GridNode]
+    metadata: MemoryMetadata
+    session: aiohttp.ClientSession  # noqa: TID251 - the tests are a client
+    bucket: Bucket
+    view: View = field(default_factory=lambda: View(0, ()))
+
+    def set_state(self, position: int, state: NodeState) -> None:
+        """Show a node in another state to everybody, and cut it off when it is down."""
+        changed = tuple(
+            replace(node, state=state) if number == position else node
+            for number, node in enumerate(self.view.nodes)
+        )
+        self.view = View(self.view.epoch + 1, changed)
+        for each in self.nodes:
+            each.cluster.update(self.view)
+        self.nodes[position].reach.down = state in (NodeState.DOWN, NodeState.LOST)
+
+    async def put(
+        self, key: str, data: bytes, query: str = "", node: int = 0, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Store an object; gives the answer."""
+        url = f"{self.nodes[node].url}/v1/files/files/{key}{'?' + query if query else ''}"
+        async with self.session.put(url, data=io.BytesIO(data), headers=headers) as answer:
+            body: dict[str, Any] = await answer.json()
+            assert answer.status in (200, 201), body
+            return body
+
+    async def get(self, key: str, query: str = "", node: int = 0, **headers: str) -> bytes:
+        """Read an object that must be there."""
+        url = f"{self.nodes[node].url}/v1/files/files/{key}{'?' + query if query else ''}"
+        async with self.session.get(url, headers=headers) as answer:
+            data = await answer.read()
+            assert answer.status in (200, 206), data[:300]
+            return data
+
+    async def problem(self, method: str, path: str, node: int = 0, **more: Any) -> tuple[int, str]:
+        """Status and code of a request that must be refused with a problem."""
+        if isinstance(data := more.get("data"), bytes):
+            more["data"] = io.BytesIO(data)
+        async with self.session.request(method, self.nodes[node].url + path, **more) as answer:
+            assert answer.content_type == "application/problem+json", (answer.status, await answer.text())
+            body = await answer.json()
+            assert body["status"] == answer.status
+            assert body["detail"]
+            assert body["request_id"]
+            return answer.status, body["code"]
+
+    def held(self) -> list[int]:
+        """Blobs that each node holds."""
+        return [len(each.blobs._held) for each in self.nodes]
+
+
+def grid_node(number: int, region: str = "") -> Node:
+    """A node with 1 GiB on a host of its own."""
+    name = f"node{number + 1}"
+    return Node(
+        id=NodeId(str(uuid.UUID(int=number + 1))),
+        name=name,
+        role=Role.ORDINARY if number else Role.ROOT,
+        api=f"{name}:7070",
+        peer=f"{name}:7072",
+        host=name,
+        region=region,
+        capacity=1 << 30,
+        free=1 << 30,
+    )
+
+
+@asynccontextmanager
+async def grid(
+    count: int = 3,
+    regions: Sequence[str] = (),
+    *,
+    max_object: int = 1 << 30,
+    layout: str = "mirror:3",
+    kernel: bool = True,
+    grace: float = 5.0,
+) -> AsyncIterator[Grid]:
+    """A running grid with bucket ``files``."""
+    async with AsyncExitStack() as stack:
+        metadata = MemoryMetadata(MESH)
+        await metadata.accounts.add(Account("admin", "admin", token_digest(TOKEN.encode()), admin=True))
+        bucket = Bucket(BucketId(str(uuid.uuid4())), "files", time.time())
+        await metadata.buckets.create(bucket)
+        known = [grid_node(number, regions[number] if regions else "") for number in range(count)]
+        view = View(1, tuple(known))
+        reaches = {node.id: Reachable(MemoryBlobs()) for node in known}
+        nodes = []
+        for node in known:
+            nodes.append(
+                await _start(node, view, reaches, metadata, stack, max_object, layout, kernel, grace)
+            )
+        session = await stack.enter_async_context(aiohttp.ClientSession(headers=HEADERS))  # noqa: TID251
+        yield Grid(nodes, metadata, session, bucket, view)
+
+
+async def _start(
+    node: Node,
+    view: View,
+    reaches: dict[NodeId, Reachable],
+    metadata: MemoryMetadata,
+    stack: AsyncExitStack,
+    max_object: int,
+    layout: str,
+    kernel: bool,
+    grace: float,
+) -> GridNode:
+    reach = reaches[node.id]
+    blobs = reach.blobs
+    assert isinstance(blobs, MemoryBlobs)
+    cluster = Cluster(node, MESH, blobs, lambda other: reaches[other.id])
+    cluster.update(view)
+    threads = Threads(node.name, 8)
+    stack.callback(threads.close)
+    seals = await stack.enter_async_context(Seals(cluster))
+    draw: Callable[[int], int] = random.Random(7).randrange
+    buckets = Buckets(metadata, cluster, time.time, lambda: str(uuid.uuid4()))
+    policy = WritePolicy(max_object, 120, 3600, layout)
+    surface = Surface(
+        cluster=cluster,
+        reader=Reader(cluster, metadata, buckets, clock=time.time, draw=draw, peek_blob=_peek(blobs)),
+        writer=Writer(
+            cluster, metadata, buckets, seals, policy, threads,
+            clock=time.time, draw=draw, new_version=lambda: str(uuid.uuid4()),
+        ),
+        buckets=buckets,
+        accounts=Accounts(metadata.accounts, time.time),
+        threads=threads,
+        pace=Pace(grace, 16 * 1024),
+        max_object=max_object,
+        max_list=1000,
+        default_layout=layout,
+        kernel=kernel,
+        ready=list,
+        clock=time.time,
+        new_id=lambda: str(uuid.uuid4()),
+    )  # fmt: skip
+    app = App(surface, native_router())
+    port = await stack.enter_async_context(serve(app, PlainGet(surface), Listening("127.0.0.1", 0)))
+    return GridNode(node, blobs, reach, cluster, surface, port)
+
+
+def _peek(blobs: MemoryBlobs) -> PeekBlob:
+    def peek(blob: BlobId, offset: int, length: int) -> bytes | None:
+        held = blobs._held.get(blob)
+        return bytes(held.data[offset : offset + length]) if held else None
+
+    return peek

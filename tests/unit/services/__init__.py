@@ -1,0 +1,1 @@
+"""Background services against memory adapters: several nodes in one process."""

@@ -1,0 +1,106 @@
+"""The loop runs services by their period, survives their failures and stops at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from discloud.errors import Unavailable
+from discloud.services.loop import Periodic, ServiceLoop
+
+
+class Counting:
+    """A service that counts its runs and whether two ever overlapped."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.runs = 0
+        self.active = 0
+        self.overlapped = False
+        self.reached = asyncio.Event()
+        self.goal = 3
+
+    async def run_once(self) -> int:
+        self.overlapped |= self.active > 0
+        self.active += 1
+        await asyncio.sleep(0)
+        self.active -= 1
+        self.runs += 1
+        if self.runs >= self.goal:
+            self.reached.set()
+        if self.failure:
+            raise self.failure
+        return self.runs
+
+
+class Hanging:
+    """A service that never ends a run by itself."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.ended = False
+
+    async def run_once(self) -> None:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
+
+
+def draw(below: int) -> int:
+    return below // 2
+
+
+async def test_every_service_runs_again_and_again() -> None:
+    services = [Counting(), Counting()]
+    async with ServiceLoop(
+        [Periodic(str(n), each, 0.001) for n, each in enumerate(services)], time.monotonic, draw
+    ):
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(each.reached.wait() for each in services))
+    assert not any(each.overlapped for each in services)
+    runs = [each.runs for each in services]
+    await asyncio.sleep(0.01)
+    assert runs == [each.runs for each in services], "nothing runs after the loop was left"
+
+
+@pytest.mark.parametrize(("failure", "event"), [(RuntimeError("a bug"), "service_failed")])
+async def test_a_failing_service_is_logged_with_its_traceback_and_runs_again(
+    failure: Exception, event: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, sound = Counting(failure), Counting()
+    services = [Periodic("failing", failing, 0.001), Periodic("sound", sound, 0.001)]
+    async with ServiceLoop(services, time.monotonic, draw), asyncio.timeout(10):
+        await failing.reached.wait()
+        await sound.reached.wait()
+    lines = [record for record in caplog.records if record.getMessage() == event]
+    assert len(lines) >= 3
+    assert lines[0].exc_info is not None
+
+
+async def test_waiting_for_an_answer_is_one_line_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    waiting = Counting(Unavailable("no root answers"))
+    async with (
+        ServiceLoop([Periodic("waiting", waiting, 0.001)], time.monotonic, draw),
+        asyncio.timeout(10),
+    ):
+        await waiting.reached.wait()
+    lines = [record for record in caplog.records if record.getMessage() == "service_waits"]
+    assert lines
+    assert lines[0].levelno == logging.WARNING
+    assert lines[0].exc_info is None
+
+
+async def test_a_hanging_service_is_stopped_and_does_not_keep_the_others_from_running() -> None:
+    hanging, sound = Hanging(), Counting()
+    services = [Periodic("hanging", hanging, 0.001), Periodic("sound", sound, 0.001)]
+    async with asyncio.timeout(10), ServiceLoop(services, time.monotonic, draw):
+        await hanging.started.wait()
+        await sound.reached.wait()
+    assert hanging.ended
