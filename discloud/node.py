@@ -20,7 +20,13 @@ from pathlib import Path
 
 from discloud import __version__, logs, metrics
 from discloud.adapters.disk import DiskBlobs, DiskSettings
-from discloud.adapters.identity import Identity, load_identity, read_or_make_secret, save_identity
+from discloud.adapters.identity import (
+    Identity,
+    load_identity,
+    read_or_make_secret,
+    read_secret,
+    save_identity,
+)
 from discloud.adapters.memory_membership import MemoryMembership
 from discloud.adapters.sqlite import SqliteMetadata
 from discloud.api.app import App
@@ -32,6 +38,7 @@ from discloud.cluster import Cluster
 from discloud.config import Config
 from discloud.core.liveness import Thresholds
 from discloud.core.model import Account, Node, NodeId, NodeState, Role
+from discloud.core.version_ids import version_id
 from discloud.errors import Conflict, Invalid, Unavailable
 from discloud.gateway.accounts import Accounts, token_digest
 from discloud.gateway.buckets import Buckets
@@ -46,6 +53,7 @@ from discloud.peer.membership import PeerMembership
 from discloud.peer.metadata import PeerMetadata
 from discloud.peer.server import PeerServer
 from discloud.ports import CLAIM, Membership, Metadata
+from discloud.services.claim import Claim
 from discloud.services.cursor import CursorFile
 from discloud.services.gc import Collect
 from discloud.services.heartbeat import Heartbeat
@@ -62,6 +70,8 @@ TOKEN = "token"  # noqa: S105 - the file's name
 draw = random.SystemRandom().randrange
 
 
+GOODBYE = 2.0
+"""Seconds that leaving may take."""
 STALE = 10.0
 """Seconds without an answer from a root after which a node is not ready."""
 
@@ -79,8 +89,7 @@ class Running:
 async def run_node(config: Config, on_ready: Callable[[Running], None] | None = None) -> None:
     """Run a node until SIGTERM or SIGINT. Raises: DiscloudError when it cannot start."""
     logs.configure(config.node.name, config.log.level)
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     starting = asyncio.create_task(stopped.wait())
@@ -123,9 +132,10 @@ async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     me.cluster = metadata.cluster
 
     own = _own_node(config, identity)
-    nonce = secrets.token_hex(16)
-    await metadata.nodes.register(own, nonce, time.time())
-    stack.push_async_callback(_release, metadata, membership, own.id, nonce)
+    claim = Claim(metadata.nodes, own, secrets.token_hex(16), folder, time.time)
+    await claim.take()
+    stack.push_async_callback(claim.give_up)
+    stack.push_async_callback(_leave, membership, own.id)
 
     pace = Pace(config.limits.grace, config.limits.min_rate)
     cluster = Cluster(own, metadata.cluster, local, lambda node: PeerBlobs(links, node.peer, pace, node.id))
@@ -138,11 +148,13 @@ async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     await peers.start(config.node.listen, config.node.peers_at)
     stack.push_async_callback(peers.close)
 
-    heartbeat = Heartbeat(cluster, membership, _describer(own, metadata, nonce), time.time)
+    heartbeat = Heartbeat(cluster, membership, _describer(own), time.time)
     await heartbeat.run_once()
     surface = await _surface(config, cluster, metadata, local, gateway_threads, pace, heartbeat, stack)
     await _ensure_admin(config, metadata)
-    await stack.enter_async_context(_services(config, cluster, metadata, heartbeat, holder_threads))
+    await stack.enter_async_context(
+        _services(config, cluster, metadata, heartbeat, claim, gateway_threads, holder_threads)
+    )
     short_cut = PlainGet(surface) if config.transfer.fast else None
     app = App(surface, native_router())
     port = await stack.enter_async_context(serve(app, short_cut, _listening(config)))
@@ -227,33 +239,18 @@ def _own_node(config: Config, identity: Identity) -> Node:
     )
 
 
-def _describer(own: Node, metadata: Metadata, nonce: str) -> Callable[[], Awaitable[Node]]:
-    """Tells the heartbeat who this node is, and renews its claim to be that node on the way."""
-    renewed = time.monotonic()
-
+def _describer(own: Node) -> Callable[[], Awaitable[Node]]:
     async def describe() -> Node:
-        nonlocal renewed
-        if time.monotonic() - renewed > CLAIM / 3:
-            renewed = time.monotonic()
-            try:
-                await metadata.nodes.register(own, nonce, time.time())
-            except Conflict as error:
-                logs.error("node_id_taken", detail=error.detail)
-            except Unavailable:
-                logs.debug("claim_not_renewed")
         return own
 
     return describe
 
 
-async def _release(metadata: Metadata, membership: Membership, node: NodeId, nonce: str) -> None:
-    """Leave cleanly, so that nobody waits for this node; a root that is gone cannot be told."""
-    try:
-        async with asyncio.timeout(2):
+async def _leave(membership: Membership, node: NodeId) -> None:
+    """Say goodbye, so that nobody waits for this node; a root that is gone cannot be told."""
+    with suppress(Unavailable, TimeoutError):
+        async with asyncio.timeout(GOODBYE):
             await membership.leave(node)
-            await metadata.nodes.release(node, nonce)
-    except (Unavailable, TimeoutError):
-        logs.info("left_without_word")
 
 
 async def _surface(
@@ -319,23 +316,30 @@ def _reasons(cluster: Cluster, heartbeat: Heartbeat) -> list[str]:
 
 
 def _services(
-    config: Config, cluster: Cluster, metadata: Metadata, heartbeat: Heartbeat, threads: Threads
+    config: Config,
+    cluster: Cluster,
+    metadata: Metadata,
+    heartbeat: Heartbeat,
+    claim: Claim,
+    gateway_threads: Threads,
+    holder_threads: Threads,
 ) -> ServiceLoop:
     """What runs where: every node beats, sweeps its own disk and pulls; the root also ends drafts, collects and repairs."""
     periods = config.periods
     root = config.node.role is Role.ROOT
-    cursor = CursorFile(config.node.data / "pull.cursor", threads)
+    cursor = CursorFile(config.node.data / "pull.cursor", holder_threads)
     services = [
         Periodic("heartbeat", heartbeat, periods.heartbeat),
+        Periodic("claim", claim, CLAIM / 3),
         Periodic("sweep", Sweep(cluster, metadata, time.time, periods.orphan, leader=root), periods.sweep),
-        Periodic("pull", Pull(cluster, metadata, cursor, threads, draw), periods.pull),
+        Periodic("pull", Pull(cluster, metadata, cursor, holder_threads, draw), periods.pull),
     ]
     if root:
         services += [
             Periodic("gc", Collect(cluster, metadata, time.time), periods.gc),
             Periodic(
                 "repair",
-                Repairs(cluster, metadata, threads, time.time, draw, config.disk.soft),
+                Repairs(cluster, metadata, gateway_threads, time.time, draw, config.disk.soft),
                 periods.repair,
             ),
         ]
@@ -361,13 +365,7 @@ def _secret(config: Config, identity: Identity) -> str:
     path = node.secret_file or node.data / SECRET
     if node.role is Role.ROOT and not identity.cluster:
         return read_or_make_secret(path)
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise Invalid(
-            f"the mesh's secret cannot be read from {path}: {error.strerror}",
-            "give the file that the root made: --secret-file FILE",
-        ) from error
+    return read_secret(path)
 
 
 def _claim_ports(config: Config) -> None:
@@ -398,8 +396,5 @@ def _listening(config: Config) -> Listening:
 
 
 def new_version() -> str:
-    """A version id: UUID version 7 (RFC 9562 section 5.7), so that rows of one time lie together."""
-    milliseconds = time.time_ns() // 1_000_000
-    tail = secrets.randbits(74)
-    value = (milliseconds << 80) | (7 << 76) | ((tail >> 62) << 64) | (2 << 62) | (tail & ((1 << 62) - 1))
-    return str(uuid.UUID(int=value))
+    """A version id, unlike any other."""
+    return version_id(time.time_ns() // 1_000_000, secrets.randbits(74))

@@ -70,6 +70,17 @@ def read_or_make_secret(path: Path) -> str:
         return path.read_text().strip()
 
 
+def read_secret(path: Path) -> str:
+    """The secret in ``path``. Raises: Invalid."""
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise Invalid(
+            f"the mesh's secret cannot be read from {path}: {error.strerror}",
+            "give the file that the root made: --secret-file FILE",
+        ) from error
+
+
 def _write(path: Path, text: str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".new")

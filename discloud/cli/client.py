@@ -56,8 +56,9 @@ _BY_STATUS: dict[int, type[DiscloudError]] = {
     504: Unavailable,
     507: InsufficientStorage,
 }
+_OWN_HINTS = {401: "give the token with DISCLOUD_TOKEN or --token"}  # the server's speaks of headers
+_LOGGED = {500, 503}  # answers whose request is worth looking for in the logs of the nodes
 _HINTS = {
-    401: "give the token with DISCLOUD_TOKEN or --token",
     403: "ask whoever runs the mesh for the right",
     503: "try again in a moment",
     507: 'see "discloud nodes" for what is full or down',
@@ -159,11 +160,13 @@ class Client:
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[Answer]:
         """The answer to ``request``. Raises: MeshDown, Unavailable, and the answer's own error."""
-        response = await self._response(request)
+        at, response = await self._response(request)
         try:
             if response.status >= 300:
+                if response.status == 503:
+                    self._pass_over(at)
                 raise await self._problem(request, response)
-            yield Answer(response, lambda error: self._lost(request.what, error))
+            yield Answer(response, lambda error: self._lost(at, request.what, error))
         finally:
             response.release()
 
@@ -206,7 +209,8 @@ class Client:
             for item in page["objects"]:
                 yield item
 
-    async def _response(self, request: Request) -> aiohttp.ClientResponse:
+    async def _response(self, request: Request) -> tuple[int, aiohttp.ClientResponse]:
+        """The answer of the first address that gives one, and which address that is. Raises: MeshDown, Unavailable."""
         import aiohttp
 
         count = len(self._addresses)
@@ -219,9 +223,9 @@ class Client:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if request.repeatable and turn < count - 1:
                     continue
-                raise self._lost(request.what, error) from error
+                raise self._lost(at, request.what, error) from error
             self._first = at
-            return response
+            return at, response
         raise MeshDown(
             f"no node answers at {', '.join(self._addresses)}",
             'is the mesh up? start it with "discloud up", or name a node with --url',
@@ -240,10 +244,15 @@ class Client:
             allow_redirects=False,
         )
 
-    def _lost(self, what: str, error: Exception) -> DiscloudError:
-        """The error for a connection that broke off; the next request begins with another node."""
-        address = self._addresses[self._first]
-        self._first = (self._first + 1) % len(self._addresses)
+    def _pass_over(self, at: int) -> None:
+        """The next request begins with another node, unless one of the same time has seen to that already."""
+        if self._first == at:
+            self._first = (at + 1) % len(self._addresses)
+
+    def _lost(self, at: int, what: str, error: Exception) -> DiscloudError:
+        """The error for a connection that broke off."""
+        self._pass_over(at)
+        address = self._addresses[at]
         reason = str(error) or type(error).__name__
         return Unavailable(f"{what}: the connection to {address} was lost ({reason})", "try again")
 
@@ -258,9 +267,9 @@ class Client:
         problem = document if isinstance(document, dict) else {}
         kind = BY_CODE.get(str(problem.get("code"))) or _BY_STATUS.get(response.status, DiscloudError)
         detail = str(problem.get("detail") or _by_status(request.what, response))
-        if response.status >= 500 and (request_id := problem.get("request_id")):
+        if response.status in _LOGGED and (request_id := problem.get("request_id")):
             detail = f"{detail.rstrip('.')} (request {request_id})"
-        hint = str(problem.get("hint") or _HINTS.get(response.status, ""))
+        hint = _OWN_HINTS.get(response.status) or str(problem.get("hint") or _HINTS.get(response.status, ""))
         return kind(detail.rstrip("."), hint)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from discloud.cli.client import Answer, Client, MeshDown, Request
 from discloud.cli.landing import Landing, parse_digest
@@ -28,15 +29,28 @@ class Fetched:
     verified: bool
 
 
+class Watch(Protocol):
+    """Who hears how a fetch goes on."""
+
+    def sized(self, size: int) -> None:
+        """The object has ``size`` bytes; told with every answer."""
+
+    def skipped(self, count: int) -> None:
+        """``count`` bytes were there before."""
+
+    def moved(self, count: int) -> None:
+        """``count`` more bytes landed; negative: they have to come again."""
+
+
 class Fetch:
-    """One object on its way. ``watch`` hears of every piece that landed (negative: it has to come again)."""
+    """One object on its way."""
 
     def __init__(
         self,
         client: Client,
         remote: Remote,
         landing: Landing,
-        watch: Callable[[int], None],
+        watch: Watch,
         query: Mapping[str, str],
     ) -> None:
         self._client = client
@@ -49,12 +63,11 @@ class Fetch:
         self._etag = ""
         self._digest = ""
 
-    async def run(self, resumed: Callable[[int], None]) -> Fetched:
-        """Fetch it; ``resumed`` hears what was there already. Raises: DiscloudError."""
+    async def run(self) -> Fetched:
+        """Fetch it. Raises: DiscloudError."""
         self._have, self._etag = await asyncio.to_thread(self._landing.resume)
         first = self._have
-        if first:
-            resumed(first)
+        self._watch.skipped(first)
         failures = 0
         while True:
             before = self._have
@@ -62,13 +75,13 @@ class Fetch:
                 await self._once()
                 break
             except PreconditionFailed:
-                if not self._have:
+                if not self._etag:
                     raise
                 self._etag = ""  # another version is there now
             except MeshDown:
                 raise
             except Unavailable:
-                failures = 0 if self._have > before else failures + 1
+                failures = 0 if self._etag and self._have > before else failures + 1
                 if failures == len(PAUSES):
                     raise
                 await asyncio.sleep(PAUSES[failures])
@@ -86,7 +99,7 @@ class Fetch:
             async for chunk in answer.chunks():
                 await asyncio.to_thread(self._landing.write, chunk)
                 self._have += len(chunk)
-                self._watch(len(chunk))
+                self._watch.moved(len(chunk))
         if self._have != self._size:
             raise Unavailable(f"{self._remote}: {self._have} of {self._size} bytes came", "try again")
 
@@ -98,10 +111,12 @@ class Fetch:
             if match is None or int(match[1]) != self._have:
                 raise Unavailable(f"{self._remote}: the server sent another range than it was asked for")
             self._size = int(match[2])
+            self._watch.sized(self._size)
             return
         self._size = int(answer.headers.get("Content-Length", 0))
         etag = answer.headers.get("ETag", "")
         self._etag = "" if etag.startswith("W/") else etag  # a weak tag does not prove equal bytes
+        self._watch.sized(self._size)
         await asyncio.to_thread(self._landing.begin, self._etag, self._size)
-        self._watch(-self._have)
+        self._watch.moved(-self._have)
         self._have = 0

@@ -12,13 +12,13 @@ import click
 
 from discloud.cli.batch import each, run
 from discloud.cli.client import HOPELESS, Client
-from discloud.cli.download import Fetch, Fetched
-from discloud.cli.landing import Landing, PartFile, Stream
+from discloud.cli.download import Fetch
+from discloud.cli.landing import PartFile, Stream
 from discloud.cli.listing import below
 from discloud.cli.options import SizeType, as_json, jobs, on_mesh, quiet
 from discloud.cli.output import emit, human, say_error
 from discloud.cli.profile import Profile
-from discloud.cli.progress import Progress
+from discloud.cli.progress import FileProgress, Progress
 from discloud.cli.remote import ANY, OBJECT, Remote
 from discloud.cli.telling import telling
 from discloud.cli.tree import Tree
@@ -97,10 +97,12 @@ def cat(profile: Profile, sources: tuple[Remote, ...]) -> None:
 
 async def _cat(profile: Profile, sources: tuple[Remote, ...]) -> bool:
     whole = True
+    silent = Progress("", quiet=True)
     async with Client(profile) as client:
         for source in sources:
             try:
-                await _fetch(client, source, Stream(sys.stdout.buffer, str(source)), {}, None)
+                landing = Stream(sys.stdout.buffer, str(source))
+                await Fetch(client, source, landing, FileProgress(silent, 0), {}).run()
             except DiscloudError as error:
                 say_error(str(error))
                 whole = False
@@ -112,23 +114,29 @@ async def _get_one(
 ) -> None:
     async with Client(profile) as client:
         if target == "-":
-            await _fetch(client, source, Stream(sys.stdout.buffer, str(source)), wish.query, None)
+            landing = Stream(sys.stdout.buffer, str(source))
+            await Fetch(client, source, landing, FileProgress(progress, 0), wish.query).run()
             return
         path = Path(target or source.file_name)
         if path.is_dir() or (target or "").endswith("/"):
             path = Tree(path).claim(source.file_name)
         elif not target:
             path = Tree(Path()).claim(source.file_name)
-        await _get_file(client, source, path, wish, progress)
+        progress.expect(0)  # the answer will tell
+        progress.all_known()
+        await _get_file(client, source, path, 0, wish, progress)
 
 
-async def _get_file(client: Client, source: Remote, path: Path, wish: Wish, progress: Progress) -> None:
+async def _get_file(
+    client: Client, source: Remote, path: Path, size: int, wish: Wish, progress: Progress
+) -> None:
+    watch = FileProgress(progress, size)
     if path.exists() and not path.is_file():
         with telling("write", path), path.open("wb") as device:
-            fetched = await _fetch(client, source, Stream(device, str(path)), wish.query, progress)
+            fetched = await Fetch(client, source, Stream(device, str(path)), watch, wish.query).run()
     else:
         with PartFile(path) as landing:
-            fetched = await _fetch(client, source, landing, wish.query, progress)
+            fetched = await Fetch(client, source, landing, watch, wish.query).run()
     if wish.as_json:
         emit(
             {
@@ -145,30 +153,18 @@ async def _get_file(client: Client, source: Remote, path: Path, wish: Wish, prog
     progress.finished(f"{source} -> {path} ({human(fetched.size)}{resumed})")
 
 
-async def _fetch(
-    client: Client, source: Remote, landing: Landing, query: dict[str, str], progress: Progress | None
-) -> Fetched:
-    if progress is None:
-        return await Fetch(client, source, landing, _ignore, query).run(_ignore)
-    return await Fetch(client, source, landing, progress.moved, query).run(progress.skipped)
-
-
-def _ignore(count: int) -> None:
-    """Nobody watches."""
-
-
 async def _get_tree(profile: Profile, source: Remote, folder: Path, wish: Wish, progress: Progress) -> None:
     tree = Tree(folder)
 
     async def one(item: tuple[Remote, str, int]) -> None:
         remote, relative, size = item
         try:
-            if relative.endswith("/") and not size:  # the mark of an empty folder
+            if _is_mark(relative, size):
                 await asyncio.to_thread(tree.make_room, tree.claim(relative[:-1]) / "mark")
                 return
             path = tree.claim(relative)
             await asyncio.to_thread(tree.make_room, path)
-            await _get_file(client, remote, path, wish, progress)
+            await _get_file(client, remote, path, size, wish, progress)
         except HOPELESS:
             raise
         except DiscloudError as error:
@@ -178,7 +174,8 @@ async def _get_tree(profile: Profile, source: Remote, folder: Path, wish: Wish, 
         found = False
         async for remote, relative, entry in below(client, source):
             found = True
-            progress.expect(entry["size"])
+            if not _is_mark(relative, entry["size"]):
+                progress.expect(entry["size"])
             yield remote, relative, entry["size"]
         progress.all_known()
         if not found and source.key:
@@ -188,3 +185,8 @@ async def _get_tree(profile: Profile, source: Remote, folder: Path, wish: Wish, 
 
     async with Client(profile, wish.jobs) as client:
         await each(items(), one, wish.jobs)
+
+
+def _is_mark(relative: str, size: int) -> bool:
+    """True for the mark of an empty folder, as S3 tools leave them."""
+    return relative.endswith("/") and not size

@@ -26,13 +26,18 @@ def nodes(profile: Profile, as_json: bool) -> None:
       discloud nodes
       discloud nodes --json
     """
-    found = run(_get(profile, "/v1/nodes", "list of nodes"))["nodes"]
+    found = sorted(run(_get(profile, "/v1/nodes", "list of nodes"))["nodes"], key=_by_name)
     if as_json:
         for node in found:
             emit(node)
         return
     head = ("NAME", "ROLE", "ADDRESS", "PLACE", "STATE", "BLOBS", "USED", "CAPACITY", "FILL")
     table([head, *map(_row, found)], right=frozenset({5, 6, 7}))
+
+
+def _by_name(node: dict[str, Any]) -> tuple[int, str]:
+    """node9 before node10."""
+    return len(node["name"]), node["name"]
 
 
 def _row(node: dict[str, Any]) -> tuple[str, ...]:

@@ -71,6 +71,10 @@ class Progress:
         self._resumed += count
         self.moved(count)
 
+    def corrected(self, change: int) -> None:
+        """A file turned out to be that much larger than was expected."""
+        self._total += change
+
     def finished(self, line: str) -> None:
         """A file is through."""
         self._done += 1
@@ -128,3 +132,18 @@ class Progress:
             f"{self._verb} {files}, {human(self._moved)} in {took:.1f} s ({human(self._rate())}/s){failed}",
             err=True,
         )
+
+
+class FileProgress:
+    """One fetched file of a Progress, of which ``size`` bytes are expected so far."""
+
+    def __init__(self, progress: Progress, size: int) -> None:
+        self._progress = progress
+        self._size = size
+        self.skipped = progress.skipped
+        self.moved = progress.moved
+
+    def sized(self, size: int) -> None:
+        """The file has ``size`` bytes; may be told again."""
+        self._progress.corrected(size - self._size)
+        self._size = size

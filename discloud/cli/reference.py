@@ -11,7 +11,8 @@ _WIDTH = 100
 
 def render() -> str:
     """The whole page, the same on every terminal."""
-    root = click.Context(cli, info_name="discloud", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    settings = {**cli.context_settings, "terminal_width": _WIDTH, "max_content_width": _WIDTH}
+    root = click.Context(cli, info_name="discloud", **settings)
     parts = [
         "# Command line",
         "",

@@ -68,7 +68,7 @@ class RemoteType(click.ParamType[Remote]):
         try:
             remote = parse_remote(value)
         except DiscloudError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+            self.fail(str(error), param, ctx)
         if self._needs_key and not remote.key:
             self.fail(
                 f"{value!r} names a bucket, not an object; write it like {remote.bucket}/name", param, ctx

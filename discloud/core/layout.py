@@ -149,7 +149,7 @@ def _default_acks(layout: Layout, copies: int) -> int:
         return layout.data + 1
     if layout.everywhere:
         return min(copies, 2)
-    return copies if copies <= 2 else copies // 2 + 1
+    return copies // 2 + 1  # the majority, which of one and of two is all
 
 
 def streaming_unit(layout: Layout) -> Layout:

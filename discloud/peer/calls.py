@@ -33,6 +33,8 @@ class CallConnection(asyncio.Protocol):
         self._number = 0
         self._open = asyncio.Event()
         self._transport: asyncio.Transport | None = None
+        self._received = 0
+        self._silent = False
 
     @property
     def load(self) -> int:
@@ -41,8 +43,13 @@ class CallConnection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether a call may still be written."""
-        return self._transport is not None and not self._transport.is_closing()
+        """Whether a call may still be written, and an answer hoped for."""
+        return not self._silent and not self.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._transport is None or self._transport.is_closing()
 
     async def call(self, method: str, arguments: list[Any], seconds: float) -> Any:
         """Send a call and wait for its answer, ``seconds`` at most.
@@ -50,14 +57,14 @@ class CallConnection(asyncio.Protocol):
         Raises: the error that the other node raised; PeerDown (it was not sent); AnswerLost (it was); TooLarge.
         """
         end = self._loop.time() + seconds
-        if not self._open.is_set():
-            await self._room(method, seconds)
+        while not self._open.is_set():  # whoever wakes up first may fill the buffer again
+            await self._room(method, end - self._loop.time())
         self._number += 1
         number, left = self._number, end - self._loop.time()
         self._write([CALL, number, method, arguments, int(left * 1000), logs.REQUEST.get(), logs.TRACE.get()])
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._waiting[number] = answer
-        alarm = self._loop.call_later(left, self._expire, number, f"{method} within {seconds:.1f} s")
+        alarm = self._loop.call_later(left, self._expire, number, method, seconds, self._received)
         try:
             return await answer
         finally:
@@ -80,6 +87,8 @@ class CallConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop: hands every answer to whoever waits for it."""
+        self._received += 1
+        self._silent = False
         try:
             for message in self._incoming.feed(data):
                 self._settle(message)
@@ -129,7 +138,10 @@ class CallConnection(asyncio.Protocol):
         elif kind == FAILED:
             answer.set_exception(error_of(message))
 
-    def _expire(self, number: int, what: str) -> None:
+    def _expire(self, number: int, method: str, seconds: float, received: int) -> None:
+        # A connection on which nothing came since then may be dead without a word (a machine that vanished, a
+        # firewall that forgot it): the next call gets a new one, unless this one shows life first.
+        self._silent = self._silent or received == self._received
         answer = self._waiting.get(number)
         if answer is not None and not answer.done():
-            answer.set_exception(AnswerLost(f"{self.name} did not answer {what}"))
+            answer.set_exception(AnswerLost(f"{self.name} did not answer {method} within {seconds:.1f} s"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from discloud import logs
-from discloud.errors import DiscloudError, Invalid, TooSlow, Unavailable
+from discloud.errors import DiscloudError, Invalid, OutcomeUnknown, TooSlow, Unavailable
 from discloud.peer.methods import PORTS, Method, methods_of
 from discloud.peer.wire import ANSWER, Message, failure
 
@@ -81,11 +81,11 @@ class Dispatch:
 
 
 def told(request: Request, error: Exception) -> DiscloudError:
-    """What the caller is told of an error. A fault of this node's code is logged here and says nothing definite there."""
+    """What the caller is told of an error. A fault of this node's code is logged here; there it says nothing, not even whether the call happened."""
     if isinstance(error, DiscloudError):
         return error
     logs.error("peer_call_failed", traceback=True, method=request.method)
-    return Unavailable(f"the node failed inside while it answered {request.method}", "its log tells more")
+    return OutcomeUnknown(f"the node failed inside while it answered {request.method}", "its log tells more")
 
 
 def parts(blobs: object, metadata: Any, membership: object) -> dict[str, object | None]:

@@ -30,6 +30,8 @@ CONNECT = 3.0
 """Seconds within which a peer must have accepted and greeted."""
 BACKOFF = (0.05, 1.0)
 """Seconds for which an unreachable address is left alone: at first, and at most (it doubles)."""
+SILENCE = 20
+"""Seconds after which a connection for calls ends whose bytes nobody acknowledges."""
 KEPT = 8
 """Idle stream connections kept for each peer."""
 IDLE = 60.0
@@ -54,6 +56,7 @@ class _Peer:
         self.calls: list[CallConnection] = []
         self.streams: deque[Stream] = deque()
         self.dialing = asyncio.Lock()
+        self.pruning = False
         self.failed: DiscloudError | None = None
         self.pause = 0.0
         self.again = 0.0
@@ -126,8 +129,8 @@ class Links:
         """Close every connection; calls that wait fail, later ones are refused."""
         self._closed = True
         for peer in self._peers.values():
-            for stream in peer.streams:
-                stream.close()
+            while peer.streams:
+                peer.streams.pop().close()
             for connection in peer.calls:
                 connection.close()
         self._peers.clear()
@@ -159,9 +162,13 @@ class Links:
 
     async def _dial_calls(self, target: Target, peer: _Peer, seconds: float) -> CallConnection:
         sock, session = await self._dial(target, Kind.CALLS, peer, seconds)
+        expect_life(sock)
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: CallConnection(session, str(target)), sock=sock)
-        peer.calls = [each for each in peer.calls if each.usable] + [connection]
+        for silent in peer.calls:
+            if not silent.usable and not silent.load:
+                silent.close()
+        peer.calls = [each for each in peer.calls if not each.closed] + [connection]
         return connection
 
     # ---- streams
@@ -210,17 +217,24 @@ class Links:
         return None
 
     def _release(self, target: Target, stream: Stream) -> None:
-        streams = self._peers[target].streams
-        if self._closed or not stream.in_step or len(streams) >= KEPT:
+        peer = self._peers[target]
+        if self._closed or not stream.in_step or len(peer.streams) >= KEPT:
             stream.close()
             return
         stream.since = self._clock()
-        streams.append(stream)
-        asyncio.get_running_loop().call_later(IDLE, self._prune, streams)
+        peer.streams.append(stream)
+        self._plan_pruning(peer)
 
-    def _prune(self, streams: deque[Stream]) -> None:
-        while streams and streams[0].since <= self._clock() - IDLE:
-            streams.popleft().close()
+    def _plan_pruning(self, peer: _Peer) -> None:
+        if peer.streams and not peer.pruning:
+            peer.pruning = True
+            asyncio.get_running_loop().call_later(IDLE, self._prune, peer)
+
+    def _prune(self, peer: _Peer) -> None:
+        while peer.streams and peer.streams[0].since <= self._clock() - IDLE:
+            peer.streams.popleft().close()
+        peer.pruning = False
+        self._plan_pruning(peer)
 
     # ---- dialing
 
@@ -265,32 +279,45 @@ async def _reach(target: Target, me: Identity, kind: Kind, seconds: float) -> tu
 
 
 async def _connect(address: str) -> socket.socket:
-    """A connected non-blocking socket. Raises: PeerDown."""
+    """A connected non-blocking socket, to the first of the host's addresses that takes it. Raises: PeerDown."""
     host, _, port = address.rpartition(":")
-    loop = asyncio.get_running_loop()
+    reasons: list[str] = []
     try:
-        found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, place = found[0]
-        sock = socket.socket(family, kind, protocol)
-        try:
-            tune(sock)
-            await loop.sock_connect(sock, place)
-        except BaseException:
-            sock.close()
-            raise
+        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError as error:
-        reason = (
-            os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        )  # getaddrinfo's are < 0
-        raise PeerDown(f"no connection to {address}: {reason}") from error
+        raise PeerDown(f"no connection to {address}: {error}") from error
+    for family, kind, protocol, _, place in found:
+        try:
+            return await _connect_to(socket.socket(family, kind, protocol), place)
+        except OSError as error:
+            reasons.append(os.strerror(error.errno) if error.errno else str(error))
+    raise PeerDown(f"no connection to {address}: {', '.join(sorted(set(reasons)))}")
+
+
+async def _connect_to(sock: socket.socket, place: Any) -> socket.socket:
+    try:
+        tune(sock)
+        await asyncio.get_running_loop().sock_connect(sock, place)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
 def tune(sock: socket.socket) -> None:
-    """What every connection between nodes has: no delay, no blocking, and an end when the other machine vanished."""
+    """What every connection between nodes has: no blocking, no delay, and an end when the other machine vanished while it is idle."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("KEEPIDLE", 10), ("KEEPINTVL", 3), ("KEEPCNT", 3), ("USER_TIMEOUT", 20_000)):
-        if (option := getattr(socket, f"TCP_{name}", None)) is not None:  # Linux has them all
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3)):
+        _set_if_known(sock, name, value)
+
+
+def expect_life(sock: socket.socket) -> None:
+    """For calls: end also when what was sent stays unacknowledged. Not for streams: their reader may rest for longer than that."""
+    _set_if_known(sock, "TCP_USER_TIMEOUT", SILENCE * 1000)
+
+
+def _set_if_known(sock: socket.socket, name: str, value: int) -> None:
+    if (option := getattr(socket, name, None)) is not None:  # Linux knows them all
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Self, TypeVar, cast
 
-from discloud.core.model import Change
-from discloud.errors import Unavailable
+from discloud.core.model import BucketId, Change, Page
+from discloud.errors import TooLarge, Unavailable
 from discloud.peer.links import Links
 from discloud.peer.methods import PORTS, Method, methods_of
 from discloud.peer.roots import Roots
@@ -23,6 +23,7 @@ ONCE = frozenset({"buckets.create", "buckets.update", "buckets.remove"})
 """Calls whose repetition would be refused although the first happened: lost = outcome unknown."""
 SETTLED = ONCE | {"versions.commit", "versions.put"}
 """Calls of which the caller must know whether they happened."""
+_LIST_KEYS = methods_of("versions")["list_keys"]
 
 
 class PeerMetadata:
@@ -59,9 +60,10 @@ class PeerMetadata:
     def _part(self, port: type[P], part: str) -> P:
         """An object that has every call of the port."""
         forwards = {name: self._forward(method) for name, method in methods_of(part).items()}
-        own = {"peek": staticmethod(_peek)} if part == "versions" else {}
+        if part == "versions":
+            forwards |= {"peek": _peek, "list_keys": self._list_keys}
         members = {name: staticmethod(forward) for name, forward in forwards.items()}
-        return cast("P", type(f"Peer{port.__name__}", (), members | own)())
+        return cast("P", type(f"Peer{port.__name__}", (), members)())
 
     def _forward(self, method: Method) -> Callable[..., Any]:
         if method.pages:
@@ -72,6 +74,18 @@ class PeerMetadata:
         self._check_open()
         repeat = method.name not in ONCE and not _takes_whatever_is_there(arguments)
         return await self._roots.call(method, arguments, repeat=repeat, settle=method.name in SETTLED)
+
+    async def _list_keys(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
+        """As Versions. A page whose versions have so many segments that it cannot cross is cut shorter: it has its own ``after``."""
+        while True:
+            try:
+                page: Page = await self._call(_LIST_KEYS, (bucket, prefix, delimiter, after, limit))
+            except TooLarge:
+                if limit <= 1:
+                    raise
+                limit = max(1, limit // 4)
+            else:
+                return page
 
     async def _pages(self, method: Method, arguments: Sequence[object]) -> AsyncIterator[Any]:
         self._check_open()

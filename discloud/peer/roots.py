@@ -6,11 +6,11 @@ idempotent are repeated, and where the outcome matters and stays unknown the cal
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from time import monotonic
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from discloud.errors import Invalid, OutcomeUnknown, Unavailable
+from discloud.errors import Invalid, OutcomeUnknown, TooSlow, Unavailable
 from discloud.peer.calls import AnswerLost
 from discloud.peer.handshake import Session
 from discloud.peer.links import Links, Target
@@ -21,12 +21,19 @@ from discloud.peer.pages import pages
 class Roots:
     """The roots as one. ``patience``: seconds that a call may take in all, shared by the roots that are tried."""
 
-    def __init__(self, links: Links, addresses: Sequence[str], patience: float) -> None:
+    def __init__(
+        self,
+        links: Links,
+        addresses: Sequence[str],
+        patience: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if not addresses:
             raise Invalid("no root is known", "name at least one: --roots HOST:7072")
         self._links = links
         self._targets = [Target(address) for address in addresses]
         self._patience = patience
+        self._clock = clock
 
     async def greet(self) -> Session:
         """The first root that answers. Raises: Unavailable (none does); a refusal as it is (Links.greet)."""
@@ -48,18 +55,18 @@ class Roots:
         ``settle``: it was sent and no answer came).
         """
         packed = method.pack(*arguments)
-        end = monotonic() + self._patience
+        end = self._clock() + self._patience
         lost = False
         failures: list[str] = []
         for target, tries_left in self._tries():
             if failures and not tries_left and len(self._targets) == 1 and not lost:
                 break  # the only root said no by itself: the same question has the same answer
-            budget = (end - monotonic()) / (tries_left + 1)
+            budget = (end - self._clock()) / (tries_left + 1)
             try:
                 value = await self._links.call(target, method.name, packed, budget)
             except Unavailable as error:
                 failures.append(str(error))
-                unsettled = isinstance(error, AnswerLost | OutcomeUnknown)
+                unsettled = isinstance(error, AnswerLost | OutcomeUnknown | TooSlow)
                 lost = lost or unsettled
                 if unsettled and not repeat:
                     break

@@ -37,6 +37,12 @@ class ServedCalls(asyncio.Protocol):
         self._room.set()
         self._transport: asyncio.Transport | None = None
 
+    def close(self) -> None:
+        """End the connection now."""
+        self._waiting.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
     def stop(self) -> None:
         """Take no more calls, answer those that run, then close."""
         self._stopping = True
@@ -56,7 +62,7 @@ class ServedCalls(asyncio.Protocol):
             self._begin()
         except Invalid as error:
             logs.warn("peer_connection_broken", peer=self._peer, reason=str(error))
-            self._abort()
+            self.close()
 
     def pause_writing(self) -> None:
         """Called by the loop when the peer does not read its answers."""
@@ -87,7 +93,8 @@ class ServedCalls(asyncio.Protocol):
         request.enter()
         try:
             answer = await self._dispatch.answer(request)
-            await self._room.wait()
+            while not self._room.is_set():  # whoever wakes up first may fill the buffer again
+                await self._room.wait()
             self._write(request, answer)
         finally:
             self._running -= 1
@@ -98,7 +105,7 @@ class ServedCalls(asyncio.Protocol):
             self._begin()
         except Invalid as error:
             logs.warn("peer_connection_broken", peer=self._peer, reason=str(error))
-            self._abort()
+            self.close()
 
     def _write(self, request: Request, answer: Message) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -119,8 +126,3 @@ class ServedCalls(asyncio.Protocol):
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
-
-    def _abort(self) -> None:
-        self._waiting.clear()
-        if self._transport is not None:
-            self._transport.abort()

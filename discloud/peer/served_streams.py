@@ -13,8 +13,6 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-import msgpack
-
 from discloud import logs
 from discloud.core.model import KIB, BlobId, Stored
 from discloud.core.records import to_record
@@ -23,7 +21,7 @@ from discloud.peer.body import Body
 from discloud.peer.dispatch import Dispatch, Request, told
 from discloud.peer.methods import CREATE, OPEN
 from discloud.peer.streams import Stream, expect
-from discloud.peer.wire import ANSWER, COMMIT, END, PAGE, failure
+from discloud.peer.wire import ANSWER, COMMIT, END, PAGE, failure, pack_any
 from discloud.ports import Blobs, BlobWriter
 from discloud.transfer.outlet import outlet_of_socket
 from discloud.transfer.pace import Pace
@@ -154,7 +152,7 @@ class ServedStream:
         page: list[bytes] = []
         size = count = 0
         async for item in items:
-            page.append(msgpack.packb(method.pack_result(item)))
+            page.append(pack_any(method.pack_result(item)))
             size += len(page[-1])
             count += 1
             if size >= _PAGE_BYTES:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import defaultdict
 from contextlib import suppress
 
 from discloud import logs
 from discloud.errors import Conflict, DiscloudError, PeerDown
 from discloud.peer.dispatch import Dispatch, parts
 from discloud.peer.handshake import Identity, Kind, Session, welcome
-from discloud.peer.links import tune
+from discloud.peer.links import expect_life, tune
 from discloud.peer.served_calls import ServedCalls
 from discloud.peer.served_streams import ServedStream
 from discloud.peer.streams import Stream
@@ -26,7 +27,7 @@ GREETING = 5.0
 """Seconds that a greeting may take."""
 GREETINGS = 256
 """Greetings at once; what comes beyond is closed."""
-_REMEMBERED = 1024  # refusals that are not logged again
+_REMEMBERED = 1024  # hosts whose refusals are not logged again
 
 
 class PeerServer:
@@ -48,7 +49,7 @@ class PeerServer:
         self._dispatch = Dispatch(parts(blobs, metadata, membership))
         self._serving: set[ServedCalls | ServedStream] = set()
         self._greeting: set[asyncio.Task[None]] = set()
-        self._refused: set[tuple[str, str]] = set()
+        self._refused: defaultdict[str, set[str]] = defaultdict(set)
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -129,25 +130,29 @@ class PeerServer:
         self._greeting.add(task)
         try:
             async with asyncio.timeout(GREETING):
-                return await welcome(sock, self._me)
+                session = await welcome(sock, self._me)
         except (PeerDown, TimeoutError):
             return None  # a port scan, a health check, or a node that died just now
         except DiscloudError as refusal:
             self._note_refusal(host, refusal)
             return None
+        else:
+            self._refused.pop(host, None)
+            return session
         finally:
             self._greeting.discard(task)
 
     def _note_refusal(self, host: str, refusal: DiscloudError) -> None:
-        """Log it once for each host and reason: whoever is refused tries again and again."""
-        if (host, refusal.detail) in self._refused:
+        """Log it once for each host and code until it is welcome: whoever is refused tries again and again."""
+        if refusal.code in self._refused[host]:
             return
-        if len(self._refused) >= _REMEMBERED:
+        if len(self._refused) > _REMEMBERED:
             self._refused.clear()
-        self._refused.add((host, refusal.detail))
+        self._refused[host].add(refusal.code)
         logs.warn("peer_refused", peer=host, code=refusal.code, reason=str(refusal))
 
     async def _serve_calls(self, sock: socket.socket, session: Session) -> None:
+        expect_life(sock)
         async with asyncio.TaskGroup() as calls:
             connection = ServedCalls(session, self._dispatch, calls)
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
@@ -156,6 +161,7 @@ class PeerServer:
                 await connection.gone.wait()
             finally:
                 self._serving.discard(connection)
+                connection.close()
 
     async def _serve_stream(self, sock: socket.socket, session: Session) -> None:
         stream = Stream(sock, session, f"node {session.node}")

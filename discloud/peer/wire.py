@@ -40,6 +40,7 @@ FRAME_LIMIT = 32 * MIB
 _SEALED_HEAD = 12
 _NUMBERS = struct.Struct("!IQ")
 _SEAL = 16
+_TEXT = "surrogatepass"  # text that is no UTF-8 crosses as it is: to refuse it is the port's business, on either node
 
 Message = list[Any]
 
@@ -50,11 +51,14 @@ class Outgoing:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._sequence = 0
-        self._pack = msgpack.Packer().pack
+        self._pack = msgpack.Packer(unicode_errors=_TEXT).pack
 
     def frame(self, message: Sequence[object]) -> bytes:
-        """The next frame. Raises: TooLarge."""
-        body = self._pack(message)
+        """The next frame. Raises: TooLarge, Invalid (a value that cannot be carried, such as an integer over 64 bits)."""
+        try:
+            body = self._pack(message)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Invalid(f"a message cannot be sent: {error}") from error
         if len(body) > FRAME_LIMIT:
             raise TooLarge(
                 f"a message of {len(body)} bytes is over the limit of {FRAME_LIMIT}", "ask for less"
@@ -117,6 +121,12 @@ def body_length(head: bytes | bytearray, limit: int = FRAME_LIMIT) -> int:
     return length
 
 
+def pack_any(value: object) -> bytes:
+    """The bytes of a value within a message."""
+    body: bytes = msgpack.packb(value, unicode_errors=_TEXT)
+    return body
+
+
 def unpack(body: bytes | bytearray | memoryview) -> Message:
     """The list that ``body`` holds. Raises: Invalid where it holds anything else."""
     message = unpack_any(body)
@@ -128,7 +138,7 @@ def unpack(body: bytes | bytearray | memoryview) -> Message:
 def unpack_any(body: bytes | bytearray | memoryview) -> Any:
     """The value that ``body`` holds. Raises: Invalid."""
     try:
-        return msgpack.unpackb(body, strict_map_key=False)
+        return msgpack.unpackb(body, strict_map_key=False, unicode_errors=_TEXT)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise Invalid(f"a message cannot be read: {error}") from error
 

@@ -170,7 +170,7 @@ def _check_framing(request: BaseRequest) -> None:
 def may_take_over(request: BaseRequest) -> bool:
     """Whether the body of known length can be received from the socket itself."""
     transport = request.transport
-    if transport is None or request._message.upgrade or _unpacked(request):
+    if transport is None or transport.is_closing() or request._message.upgrade or _unpacked(request):
         return False
     return plain_tcp(transport) is not None
 

@@ -71,10 +71,8 @@ class Intake:
         except BaseException:
             close_after_answer(self._request)
             raise
-        if len(body) <= limit:
-            return body
         self._held = [body]
-        return None
+        return body if len(body) <= limit else None
 
     async def pump(self, sink: Sink) -> int:
         """Give the body to ``sink`` in a worker thread, one call at a time; return its length.
@@ -84,7 +82,7 @@ class Intake:
         """
         try:
             self._check_limit(self.length or 0)
-            await self._begin()
+            self._begin()
             await self._pump_arrived(sink)
             await self._pump_content(sink)
         except BaseException:
@@ -92,7 +90,7 @@ class Intake:
             raise
         return self._arrived
 
-    async def _begin(self) -> None:
+    def _begin(self) -> None:
         """Ask for the body if the client waits to be asked (RFC 9110 section 10.1.1)."""
         if self._begun:
             return
@@ -101,7 +99,7 @@ class Intake:
         if (
             request.version == HttpVersion11
             and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
-            and not self._content.total_bytes
+            and not (self._content.total_bytes or self._content.is_eof())
         ):
             check_open(request.transport).write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -153,15 +151,19 @@ class Intake:
     def _take_arrived(self) -> bytes:
         """What ``small`` and aiohttp hold, to the last byte that the loop has read."""
         held, self._held = self._held, []
-        while chunk := read_arrived(self._request):
-            self._note(chunk)
-            held.append(chunk)
+        try:
+            while chunk := read_arrived(self._request):
+                self._note(chunk)
+                held.append(chunk)
+        except ClientGone:  # raised again when more is asked for
+            if not held:
+                raise
         return b"".join(held)
 
     async def _read_up_to(self, limit: int) -> bytes:
         """The body, or more than ``limit`` bytes of it."""
-        await self._begin()
-        parts: list[bytes] = []
+        self._begin()
+        parts, self._held = self._held, []
         while self._arrived <= limit and (chunk := await self._next()):
             parts.append(chunk)
         return b"".join(parts)

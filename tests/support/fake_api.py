@@ -111,16 +111,19 @@ class FakeApi:
         self.seen.append(f"{request.method} {request.raw_path}")
         self.headers.append(dict(request.headers))
         try:
-            if request.headers.get("Authorization") != f"Bearer {self.token}":
-                raise Problem(401, "unauthenticated", "no valid token came with Authorization: Bearer")
-            if self.busy:
-                self.busy -= 1
-                raise Problem(503, "unavailable", "the metadata is not reachable", "try again in a moment")
+            self._admit(request)
             return await self._route(request, raw_path)
         except Problem as problem:
             return web.Response(
                 status=problem.status, body=json.dumps(problem.body), content_type="application/problem+json"
             )
+
+    def _admit(self, request: web.BaseRequest) -> None:
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            raise Problem(401, "unauthenticated", "no valid token came with Authorization: Bearer")
+        if self.busy:
+            self.busy -= 1
+            raise Problem(503, "unavailable", "the metadata is not reachable", "try again in a moment")
 
     async def _route(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         surface, _, rest = path.removeprefix("/v1/").partition("/")
@@ -174,11 +177,12 @@ class FakeApi:
                 del self.objects[bucket, key]
                 return web.Response(status=204)
             case "PATCH":
-                new = (await request.json())["key"] if hasattr(request, "json") else ""
-                self.objects[bucket, new] = self.objects.pop((bucket, key), None) or self._find(bucket, key)
+                new = (await request.json())["key"]
+                self.objects[bucket, new] = self._find(bucket, key)
+                del self.objects[bucket, key]
                 return web.json_response(described(new, self.objects[bucket, new]))
             case "POST":
-                source = self._find(*request.query["copy"].split("/", 1))  # type: ignore[arg-type]
+                source = self._find(*request.query["copy"].split("/", 1))
                 self.objects[bucket, key] = source
                 return web.json_response(self._written(bucket, key, source), status=201)
             case method:
@@ -191,7 +195,7 @@ class FakeApi:
             raise Problem(412, "precondition-failed", f"{key} exists")
         if request.headers.get("Expect"):
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # type: ignore[attr-defined]
+            request.writer.output_size = 0
         self.writing += 1
         self.most_writing = max(self.most_writing, self.writing)
         try:
@@ -279,7 +283,7 @@ class FakeApi:
             {
                 "bucket": bucket,
                 "prefix": prefix,
-                "objects": [described(name, stored) for name in page if (stored := entries[name])],
+                "objects": [described(name, shown) for name in page if (shown := entries[name])],
                 "prefixes": [name for name in page if entries[name] is None],
                 "after": page[-1] if len(page) < len(names) else None,
             }

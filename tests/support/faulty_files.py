@@ -67,6 +67,8 @@ class FaultyFiles(Files):
 
     def open(self, path: Path, flags: int) -> int:
         self._strike("open")
+        if flags & os.O_WRONLY:
+            flags = flags & ~os.O_WRONLY | os.O_RDWR  # so that what is overwritten can be read first
         return super().open(path, flags)
 
     def read(self, fd: int, buffer: memoryview, offset: int) -> int:

@@ -122,7 +122,8 @@ async def pair(
     pace = pace or Pace(10.0, 1e6)
     local = local if local is not None else MemoryBlobs()
     holder, gateway = Threads("holder", holder_threads), Threads("gateway", 4)
-    server = PeerServer(Identity(SECRET, ANSWERER, "mesh"), local, holder, pace, metadata, membership)
+    mesh = metadata.cluster if metadata is not None else "mesh"
+    server = PeerServer(Identity(SECRET, ANSWERER, mesh), local, holder, pace, metadata, membership)
     links = Links(Identity(SECRET, CALLER), connections)
     await server.start("127.0.0.1", 0)
     address = f"127.0.0.1:{server.port}"

@@ -25,9 +25,7 @@ SETTINGS = DiskSettings(
     small=2 * KIB, pack_size=16 * KIB, seal_delay=0.0, checkpoint_every=7, compact_at=0.3, open_files=3
 )
 SIZES = (0, 1, 300, 1500, 2 * KIB, 5 * KIB, 300 * KIB)
-BLOBS = [
-    BlobId(VersionId(str(uuid.UUID(int=number // 2))), SegmentId(number % 2), 0) for number in range(0, 24)
-]
+BLOBS = [BlobId(VersionId(str(uuid.UUID(int=number // 2))), SegmentId(number % 2), 0) for number in range(24)]
 OPERATIONS = st.one_of(
     st.tuples(st.just("put"), st.integers(0, len(BLOBS) - 1)),
     st.tuples(st.just("delete"), st.integers(0, len(BLOBS) - 1)),

@@ -65,6 +65,22 @@ def test_fragment_lengths(layout: Layout, length: int) -> None:
     assert lengths[layout.data :] == [max(data)] * layout.parity
 
 
+@pytest.mark.parametrize("data", [1, 2, 3])
+@pytest.mark.parametrize("unit", [1, 2, 3])
+def test_every_range_of_every_small_segment(data: int, unit: int) -> None:
+    layout = Layout(data=data, copies=1, unit=unit)
+    for length in range(20):
+        body = bytes(range(length))
+        fragments = cut(layout, body)
+        for offset in range(length + 1):
+            for end in range(offset, length + 1):
+                read = (
+                    fragments[p.fragment][p.offset : p.offset + p.length]
+                    for p in pieces(layout, length, offset, end - offset)
+                )
+                assert b"".join(read) == body[offset:end]
+
+
 def test_one_fragment_is_one_piece_however_large() -> None:
     assert list(pieces(Layout(), 5 << 40, 7, 4 << 40)) == [Piece(0, 7, 4 << 40)]
 
@@ -141,6 +157,15 @@ def test_wished_acks() -> None:
     ):
         with pytest.raises(BadLayout):
             needed_acks(layout, ack, 3)
+
+
+def test_a_bad_ack_tells_the_good_ones() -> None:
+    for layout, copies, told in (
+        (Layout(copies=3), 3, "ack=1 to ack=3 or"),
+        (Layout(copies=1), 1, "write ack=1 or"),
+    ):
+        with pytest.raises(BadLayout, match=told):
+            needed_acks(layout, "9", copies)
 
 
 @given(st.integers(1, 32))

@@ -93,12 +93,18 @@ def test_a_flapping_node_shows_twice_as_many_each_time_up_to_a_limit() -> None:
     assert seen == [3, 6, 12, 24, 48, 48, 48]
 
 
+def test_silence_as_long_as_suspect_breaks_the_run() -> None:
+    known = beats(None, 0.0, 10)
+    assert hear(known, NODE, 11.99, 0.0, LIMITS).beats == 11
+    assert hear(known, NODE, 12.0, 0.0, LIMITS).beats == 1
+
+
 def test_a_calm_run_lets_flaps_be_forgotten() -> None:
     heard = beats(None, 0.0, 5)
     for back in (100.0, 200.0):
         heard = beats(heard, back, 60)
-    calm = beats(heard, 260.0, 900)
-    assert needed(calm, 2000.0) == 3
+    assert needed(beats(heard, 260.0, 841), 2000.0) == 3, "from 200 to 1100"
+    assert needed(beats(heard, 260.0, 840), 2000.0) == 12
     assert needed(heard, 2000.0) == 12
 
 

@@ -148,7 +148,29 @@ async def test_a_silent_peer_costs_the_deadline_and_may_have_done_it() -> None:
         relay.open.clear()
         with pytest.raises(AnswerLost):
             await nodes.blobs.usage()
+        assert relay.connections == 1
         relay.open.set()
+
+
+async def test_a_connection_that_fell_silent_is_replaced() -> None:
+    """A firewall that forgot the connection: nothing comes, nothing is refused."""
+    relay = Relay()
+    async with pair(relay=relay, pace=QUICK, connections=1) as nodes:
+        await nodes.blobs.usage()
+        relay.to_client = lambda _: b""
+        with pytest.raises(AnswerLost):
+            await nodes.blobs.usage()
+        relay.to_client = lambda data: data
+        assert (await nodes.blobs.usage()).blobs == 0
+        assert relay.connections == 2
+        await nodes.blobs.usage()
+        assert relay.connections == 2
+
+
+async def test_a_host_of_several_addresses_is_reached_at_the_one_that_answers(both: Pair) -> None:
+    """localhost is ::1 and 127.0.0.1; the server listens on one of them."""
+    blobs = PeerBlobs(both.links, f"localhost:{both.server.port}", Pace(5.0, 1e6))
+    assert (await blobs.usage()).blobs == 0
 
 
 async def test_a_lost_connection_fails_its_calls_at_once_and_is_made_again() -> None:
@@ -247,16 +269,16 @@ async def test_a_slow_reader_does_not_fill_the_answering_nodes_memory() -> None:
             outgoing = Outgoing(session.send_key)
             record = [[blob.version, blob.segment, blob.fragment]]
             loop = asyncio.get_running_loop()
-            for number in range(1000):
+            for number in range(300):
                 frame = outgoing.frame([CALL, number, "blobs.fetch", record, 30_000, "", ""])
                 await loop.sock_sendall(sock, frame)
             assert await nodes.blobs.fetch(blob) == data  # others are served meanwhile
             await asyncio.sleep(0)
             assert served[0] <= 2 * AT_ONCE
             incoming, answers = Incoming(session.receive_key), 0
-            while answers < 1000:
+            while answers < 300:
                 answers += len(incoming.feed(await loop.sock_recv(sock, 1 << 20)))
-        assert served[0] >= 1000
+        assert served[0] >= 300
 
 
 async def test_a_slow_server_does_not_fill_the_callers_memory() -> None:
@@ -274,9 +296,12 @@ async def test_a_slow_server_does_not_fill_the_callers_memory() -> None:
         for _ in range(50):
             await asyncio.sleep(0)
             written.append(_buffered(nodes.links))
-        assert max(written) < 2 * SMALL  # one frame more than the high-water mark
         relay.open.set()
+        while not all(call.done() for call in calls):
+            await asyncio.sleep(0)
+            written.append(_buffered(nodes.links))
         await asyncio.gather(*calls)
+        assert SMALL // 2 < max(written) < 2 * SMALL  # one frame more than the high-water mark
 
 
 def _buffered(links: Links) -> int:
@@ -365,6 +390,9 @@ async def test_a_closing_server_cuts_what_does_not_end_within_its_grace() -> Non
         with pytest.raises(AnswerLost):
             await call
         assert local.inside == 0
+        await eventually(
+            lambda: not any(each.usable for peer in nodes.links._peers.values() for each in peer.calls)
+        )
 
 
 async def test_a_taken_port_is_one_clear_error(both: Pair) -> None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,6 +153,26 @@ async def test_a_recorded_greeting_cannot_be_played_again() -> None:
         await asyncio.get_running_loop().sock_sendall(one, bytes(recorded))
         with pytest.raises(Unauthenticated):
             await welcome(other, identity(B))
+
+
+async def test_an_impostor_without_the_secret_is_not_believed() -> None:
+    """It may copy all that it sees, the key's id too."""
+    async with sockets() as (one, other), asyncio.timeout(10):
+
+        async def pretend() -> None:
+            loop = asyncio.get_running_loop()
+            head = await loop.sock_recv(other, 10)
+            hello = msgpack.unpackb(await loop.sock_recv(other, int.from_bytes(head[8:], "big")))
+            inner = msgpack.packb([1, "mesh", "b", bytes(32), hello[7][0]])
+            body = msgpack.packb([1, inner, bytes(32)])
+            await loop.sock_sendall(other, MAGIC + len(body).to_bytes(2, "big") + body)
+
+        me = identity(A, cluster="")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pretend())
+            with pytest.raises(Unauthenticated):
+                await greet(one, me, Kind.CALLS)
+        assert not me.cluster  # nothing is learnt from it
 
 
 async def test_a_reflected_greeting_proves_nothing() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from discloud.adapters.memory_blobs import MemoryBlobs
 from discloud.adapters.memory_membership import MemoryMembership
-from discloud.adapters.memory_metadata import MemoryMetadata
+from discloud.adapters.memory_metadata import MemoryMetadata, MemoryVersions
 from discloud.core.model import (
     Bucket,
     BucketId,
@@ -37,9 +37,11 @@ from discloud.errors import (
     NoSuchKey,
     OutcomeUnknown,
     PreconditionFailed,
+    TooLarge,
     Unauthenticated,
     Unavailable,
 )
+from discloud.peer import wire
 from discloud.peer.handshake import ClusterSecret, Identity
 from discloud.peer.links import Links
 from discloud.peer.membership import PeerMembership
@@ -176,6 +178,41 @@ async def test_a_commit_that_stays_lost_is_outcome_unknown(mesh: MakeMesh) -> No
     assert (await it.local.versions.get(BUCKET.id, Key("k"))).id == draft.id
 
 
+async def test_a_commit_that_the_root_could_not_finish_in_time_is_outcome_unknown() -> None:
+    class Slow(MemoryVersions):
+        async def commit(self, change: Change, only: Precondition) -> Committed:
+            await super().commit(change, only)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    local = MemoryMetadata("mesh")
+    local.versions = Slow(local._rows, lambda: 1.0)
+    await local.buckets.create(BUCKET)
+    draft = version()
+    await local.versions.begin(draft)
+    async with pair(metadata=local) as nodes:
+        metadata = await PeerMetadata.connect(nodes.links, [nodes.address], patience=0.4)
+        with pytest.raises(OutcomeUnknown):
+            await metadata.versions.commit(put(draft), ANY)
+
+
+async def test_a_commit_during_which_the_root_failed_inside_is_outcome_unknown() -> None:
+    class Faulty(MemoryVersions):
+        async def commit(self, change: Change, only: Precondition) -> Committed:
+            await super().commit(change, only)
+            raise ZeroDivisionError
+
+    local = MemoryMetadata("mesh")
+    local.versions = Faulty(local._rows, lambda: 1.0)
+    await local.buckets.create(BUCKET)
+    draft = version()
+    await local.versions.begin(draft)
+    async with pair(metadata=local) as nodes:
+        metadata = await PeerMetadata.connect(nodes.links, [nodes.address])
+        with pytest.raises(OutcomeUnknown):
+            await metadata.versions.commit(put(draft), ANY)
+
+
 async def test_a_commit_that_was_never_sent_is_unavailable_and_not_unknown(mesh: MakeMesh) -> None:
     it = await mesh(1)
     await it.relays[0].close()
@@ -237,6 +274,25 @@ async def test_many_versions_come_in_pages_and_long_listings_whole(mesh: MakeMes
     assert len(found) == 1200
     page = await it.metadata.versions.list_keys(BUCKET.id, "", "", "", 1000)
     assert page == await it.local.versions.list_keys(BUCKET.id, "", "", "", 1000)
+
+
+async def test_a_page_too_large_to_cross_is_cut_shorter(
+    mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = await mesh(1)
+    for number in range(100):
+        await it.local.versions.put(version(f"key {number:04}"), ANY)
+    monkeypatch.setattr(wire, "FRAME_LIMIT", 3000)
+    keys: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        page = await it.metadata.versions.list_keys(BUCKET.id, "key", "", after, 100)
+        keys += [each.key for each in page.versions]
+        after = page.after
+    assert keys == [f"key {number:04}" for number in range(100)]
+    monkeypatch.setattr(wire, "FRAME_LIMIT", 200)
+    with pytest.raises(TooLarge):
+        await it.metadata.versions.list_keys(BUCKET.id, "", "", "", 100)
 
 
 async def test_closed_metadata_is_unavailable_and_leaves_the_links(mesh: MakeMesh) -> None:

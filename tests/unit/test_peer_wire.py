@@ -73,6 +73,14 @@ def test_a_repeated_frame_is_refused() -> None:
         incoming.feed(frame)
 
 
+def test_an_old_frame_under_a_new_sequence_is_refused() -> None:
+    incoming = Incoming(KEY)
+    frame = Outgoing(KEY).frame(["pay"])
+    assert incoming.feed(frame) == [["pay"]]
+    with pytest.raises(Invalid, match="seal"):
+        incoming.feed(frame[:4] + (1).to_bytes(8, "big") + frame[12:])
+
+
 def test_the_other_directions_key_opens_nothing() -> None:
     with pytest.raises(Invalid, match="seal"):
         Incoming(bytes(32)).feed(Outgoing(KEY).frame([1]))
@@ -89,6 +97,15 @@ def test_a_message_over_the_limit_is_not_sent_and_the_next_one_is() -> None:
     outgoing, incoming = Outgoing(KEY), Incoming(KEY)
     with pytest.raises(TooLarge):
         outgoing.frame([bytes(FRAME_LIMIT)])
+    assert incoming.feed(outgoing.frame(["next"])) == [["next"]]
+
+
+def test_text_without_utf8_crosses_and_other_values_do_not() -> None:
+    outgoing, incoming = Outgoing(KEY), Incoming(KEY)
+    assert incoming.feed(outgoing.frame(["\udfff"])) == [["\udfff"]]
+    for value in (1 << 64, object(), {1, 2}):
+        with pytest.raises(Invalid, match="cannot be sent"):
+            outgoing.frame([value])
     assert incoming.feed(outgoing.frame(["next"])) == [["next"]]
 
 

@@ -86,7 +86,8 @@ def test_many_ranges_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "size"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=0-5,7-", 0)]
+    ("header", "size"),
+    [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=-0", 0), ("bytes=0-", 0), ("bytes=0-5,7-", 0)],
 )
 def test_nothing_to_give(header: str, size: int) -> None:
     with pytest.raises(RangeNotSatisfiable):

@@ -401,16 +401,15 @@ async def test_no_descriptor_is_left() -> None:
 @both
 async def test_steady_slow_writer_is_served(kernel: bool) -> None:
     """It takes longer than the grace in all and between two wake-ups, but its bytes keep coming."""
-    length = MIB
     async with (
-        site(kernel=kernel, patience=pace(0.3, 512 * KIB)) as (place, address),
+        site(kernel=kernel, patience=pace(1.0, 128 * KIB)) as (place, address),
         client(address) as (reader, writer),
     ):
-        writer.write(put(length))
-        for _ in range(64):
-            writer.write(bytes(length // 64))
-            await asyncio.sleep(0.02)
-        assert (await answer(reader))[2] == str(length).encode()
+        writer.write(put(600 * KIB))
+        for _ in range(60):
+            writer.write(bytes(10 * KIB))
+            await asyncio.sleep(0.05)
+        assert (await answer(reader))[2] == str(600 * KIB).encode()
         assert place.error is None
 
 
@@ -444,3 +443,25 @@ async def test_complete_body_counts_although_its_client_left(kernel: bool) -> No
         await until(lambda: len(place.bodies) == 1, "no body")
         assert place.error is None or isinstance(place.error, ClientGone)
         assert place.bodies == [data]
+
+
+@both
+async def test_what_arrived_before_the_handler_looked_reaches_the_sink(kernel: bool) -> None:
+    async with site(kernel=kernel) as (place, address):
+        gate = asyncio.Event()
+
+        async def look(_: Intake) -> None:
+            await gate.wait()
+
+        place.before = look
+        async with client(address) as (_, writer):
+            writer.write(put(2 * MIB) + noise(100_000))
+            await writer.drain()
+            await until(lambda: place.intakes == 1, "no request")
+            writer.transport.abort()
+        await asyncio.sleep(0.05)
+        gate.set()
+        await until(lambda: len(place.bodies) == 1, "no end")
+        assert isinstance(place.error, ClientGone)
+        assert noise(100_000).startswith(place.bodies[0])
+        assert place.bodies[0]

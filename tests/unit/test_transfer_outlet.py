@@ -420,14 +420,14 @@ async def test_steady_slow_source_is_waited_for() -> None:
     loop = asyncio.get_running_loop()
     length = 400 * KIB
     with near, far:
-        async with site(kernel=True, patience=pace(0.3, 256 * KIB)) as (place, address):
+        async with site(kernel=True, patience=pace(1.0, 128 * KIB)) as (place, address):
             place.length = length
             place.send = lambda outlet: outlet.move(SocketReader(near, length), 0, length)
 
             async def trickle() -> None:
                 for _ in range(40):
                     await loop.sock_sendall(far, bytes(length // 40))
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.05)
 
             async with asyncio.TaskGroup() as group:
                 group.create_task(trickle())

@@ -16,6 +16,7 @@ class Side:
     def __init__(self, rate: float, step: float, start: int) -> None:
         self.rate, self.step, self.start = rate, step, start
         self.now = 0.0
+        self.due = step
 
     def clock(self) -> float:
         return self.now
@@ -24,9 +25,12 @@ class Side:
         return self.start + int(self.rate * self.now)
 
     async def ready(self, seconds: float) -> bool:
-        passed = min(seconds, self.step)
-        self.now += passed
-        return passed == self.step
+        left = self.due - self.now
+        if left > seconds:
+            self.now += seconds
+            return False
+        self.now, self.due = self.due, self.due + self.step
+        return True
 
     async def wait(self, patience: Patience, until: float) -> None:
         while self.now < until:

@@ -33,7 +33,7 @@ from discloud.adapters.disk.record import Kind, key_of, pack_seal, seal_key
 from discloud.adapters.disk.settings import DiskSettings
 from discloud.adapters.disk.writer import DiskWriter, keep_small
 from discloud.core.model import BlobId, Label, Seal, Stored
-from discloud.errors import Corrupt, Invalid, TooLarge
+from discloud.errors import Corrupt, Invalid, TooLarge, Unavailable
 from discloud.ports import SMALL, BlobReader, BlobWriter, Usage
 
 _PAGE = 128
@@ -112,6 +112,8 @@ class DiskBlobs:
         folder.require_open()
         # On a disk that broke, a blob that is not in the index may rise at the next start: it is not certainly gone.
         folder.space.require_writable()
+        if key in folder.index.condemned:
+            raise Unavailable(f"blob {blob} is damaged and being put aside", "Delete it again in a moment.")
         entry = folder.index.get(key)
         if entry is None:
             return

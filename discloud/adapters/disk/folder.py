@@ -58,24 +58,20 @@ class DiskFolder:
         self._temp = path / "temp"
         self._numbers = count()
         self._stopping = Event()
-        for name in ("packs", "large", "temp", "quarantine"):
-            (path / name).mkdir(parents=True, exist_ok=True)
+        self._temp.mkdir(parents=True, exist_ok=True)
+        self.index = Index()
+        self.recency = Recency()
+        self.quarantine = Quarantine(path / "quarantine", files)
+        self.packs = Packs(path / "packs", self._temp, files)
+        self.large = LargeFiles(path / "large", files, settings.open_files)
+        self.space = Space(path, files, settings.capacity, settings.full, self._taken)
         self._lock = self._take_lock()
         try:
             self._empty_temp()
-            for byte in range(256):
-                (path / "large" / f"{byte:02x}").mkdir(exist_ok=True)
-            files.sync_folder(path / "large")
-            files.sync_folder(path)
-            self.index = Index()
-            self.recency = Recency()
-            self.quarantine = Quarantine(path / "quarantine", files)
-            self.packs = Packs(path / "packs", self._temp, files)
-            self.large = LargeFiles(path / "large", files, settings.open_files)
-            self.space = Space(path, files, settings.capacity, settings.full, self._taken)
+            self._make_folders()
             self._found = self._recover()
         except BaseException:
-            os.close(self._lock)
+            self._let_go()
             raise
 
     @classmethod
@@ -181,7 +177,9 @@ class DiskFolder:
 
     def condemn(self, key: bytes, entry: Entry, error: Exception) -> None:
         """Let a blob vanish whose bytes are not what was written, and tell about it. Safe from any thread."""
+        self.index.condemned.add(key)
         if not self.index.remove(key, entry):
+            self.index.condemned.discard(key)
             return
         blob = blob_of(key)
         metrics.CORRUPT_BLOCKS.add()
@@ -286,6 +284,18 @@ class DiskFolder:
             ) from error
         return lock
 
+    def _make_folders(self) -> None:
+        """All folders, durably, where they are not there yet."""
+        large = self._path / "large"
+        wanted = [self._path / "packs", self._path / "quarantine", large]
+        wanted += [large / f"{byte:02x}" for byte in range(256)]
+        missing = [folder for folder in wanted if not folder.exists()]
+        for folder in missing:
+            folder.mkdir()
+        if missing:
+            for folder in (large, self._path, self._path.parent):
+                self.files.sync_folder(folder)
+
     def _empty_temp(self) -> None:
         for path in self._temp.iterdir():
             self.files.remove(path)
@@ -303,6 +313,9 @@ class DiskFolder:
         if not self.space.read_only:
             self._save(mark)
         self._pool.shutdown()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.large.close()
         self.packs.close()
         os.close(self._lock)

@@ -122,13 +122,17 @@ class Order:
 
 
 class Index:
-    """Entries by key, seals by version, and what each pack holds that still counts."""
+    """Entries by key, seals by version, and what each pack holds that still counts.
+
+    ``condemned``: keys of rotten blobs that are hidden, but would rise again at a start because that is not durable yet.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[bytes, bytes] = {}
         self._seals: dict[bytes, bytes] = {}
         self._order = Order([])
         self._lock = Lock()
+        self.condemned: set[bytes] = set()
         self.used = 0
         self.used_by_files = 0
         self.live: defaultdict[int, int] = defaultdict(int)

@@ -132,6 +132,7 @@ class Condemn(PackRequest):
     def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
         """Count the tombstone."""
         writer.count_tombstone(pack, record, place)
+        writer.index.condemned.discard(self.blob)
 
 
 @dataclass(slots=True, eq=False)

@@ -66,6 +66,8 @@ class Publisher:
                 request.error = broken
             elif isinstance(request, Publish):
                 request.result = self._index.add(request.key, request.entry)
+            elif isinstance(request, SetAside):
+                self._index.condemned.discard(request.key)
 
     def _change(self, request: FileRequest) -> bool:
         """Change a name; False = there is nothing to make durable."""

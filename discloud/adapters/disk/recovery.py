@@ -221,10 +221,15 @@ class Recovery:
             self._packs.extend(pack, found.header.position + found.header.size - pack.end)
         for gap in gaps:
             self._put_aside(pack, gap, torn=active)
+        if not active or any(not gap.blank for gap in gaps):
+            # What is left of a torn write must not be found again behind later records.
+            self._cut(pack, size)
+        pack.allocated = max(pack.end, self._files.size(fd))
+
+    def _cut(self, pack: Pack, size: int) -> None:
         if size > pack.end:
-            self._files.truncate(fd, pack.end)
-            self._files.sync(fd)
-        pack.allocated = pack.end
+            self._files.truncate(pack.handle.fd, pack.end)
+            self._files.sync(pack.handle.fd)
 
     def _put_aside(self, pack: Pack, gap: Gap, *, torn: bool) -> None:
         """Keep a copy of damaged bytes. ``torn``: the end of the last write, which nobody was told to be durable."""

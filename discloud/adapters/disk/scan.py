@@ -70,7 +70,7 @@ class _Window:
         """Are there only zeros?"""
         while start < end:
             view = self.view(start, min(_WINDOW, end - start))
-            if any(view):
+            if bytes(view) != bytes(view.nbytes):
                 return False
             start += view.nbytes
         return True

@@ -34,7 +34,7 @@ _MOST_WRITES = 512
 _MOST_READS = 32
 
 
-class _File(NamedTuple):
+class OpenFile(NamedTuple):
     """What is open of the database. ``lock`` is the descriptor that holds the file's lock."""
 
     path: Path
@@ -53,7 +53,7 @@ class _File(NamedTuple):
 class SqliteMetadata:
     """What the mesh knows, in one file. Open it with ``open``; a context manager that closes."""
 
-    def __init__(self, file: _File, clock: Callable[[], float], recent: RecentHeads) -> None:
+    def __init__(self, file: OpenFile, clock: Callable[[], float], recent: RecentHeads) -> None:
         self._file = file
         row = file.writer.execute("SELECT value FROM mesh WHERE name = 'cluster'").fetchone()
         self.cluster = str(row[0])
@@ -83,7 +83,7 @@ class SqliteMetadata:
         ``draw_cluster`` draws the id of a new mesh; ``recent`` is how many heads are kept in memory (about 2 KiB each).
         Raises: Conflict (in use, not ours, or of a newer schema), Unavailable.
         """
-        file = await asyncio.to_thread(_open, path, draw_cluster)
+        file = await asyncio.to_thread(open_file, path, draw_cluster)
         return cls(file, clock, RecentHeads(recent))
 
     async def __aenter__(self) -> Self:
@@ -112,7 +112,8 @@ class SqliteMetadata:
         await asyncio.to_thread(self._file.close)
 
 
-def _open(path: Path, draw_cluster: Callable[[], str]) -> _File:
+def open_file(path: Path, draw_cluster: Callable[[], str]) -> OpenFile:
+    """Lock the file, make its tables where there are none, connect. Blocks. Raises: Conflict, Unavailable."""
     lock = _lock(path)
     opened: list[sqlite3.Connection] = []
     try:
@@ -123,7 +124,7 @@ def _open(path: Path, draw_cluster: Callable[[], str]) -> _File:
             connection.close()
         os.close(lock)
         raise
-    return _File(path, lock, opened[0], tuple(opened[1:]))
+    return OpenFile(path, lock, opened[0], tuple(opened[1:]))
 
 
 def _lock(path: Path) -> int:

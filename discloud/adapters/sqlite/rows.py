@@ -16,22 +16,29 @@ from discloud.adapters.rows import Moved
 from discloud.adapters.sqlite.recent import Name, RecentHeads
 from discloud.core.model import BucketId, Key, Repair, State, Version, VersionId
 from discloud.core.records import from_record, to_record
-from discloud.errors import Corrupt
+from discloud.errors import Corrupt, Invalid
 
 UNKNOWN = 0
 """The number of a bucket that has none: no row has it."""
 
 
 def pack(value: object) -> bytes:
-    """The body of a model type."""
-    return bytes(msgpack.packb(to_record(value)))
+    """The body of a model type. Raises: Invalid (what no record can carry)."""
+    return _packed(to_record(value))
 
 
 def pack_version(version: Version) -> bytes:
-    """The body of a version: its bucket and key stand in columns of their own."""
+    """The body of a version: its bucket and key stand in columns of their own. Raises: Invalid."""
     record = to_record(version)
     record[0] = record[1] = None
-    return bytes(msgpack.packb(record))
+    return _packed(record)
+
+
+def _packed(record: list[Any]) -> bytes:
+    try:
+        return bytes(msgpack.packb(record))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Invalid(f"this cannot be stored: {error}") from error
 
 
 def read_version(bucket: BucketId, key: Key, body: bytes) -> Version:

@@ -27,13 +27,23 @@ def left_behind(path: Path, data: bytes, etag: str, size: int) -> None:
     note.write_text(json.dumps({"etag": etag, "size": size}))
 
 
+def here(folder: str = ".") -> list[str]:
+    return sorted(each.name for each in Path(folder).iterdir())
+
+
 def test_into_this_folder_a_folder_or_a_name(discloud: CommandLine, api: FakeApi) -> None:
     api.store("x/a.txt", b"hello")
     Path("sub").mkdir()
     for target in ((), ("sub",), ("other",)):
         assert discloud.run("get", "files/x/a.txt", *target).exit_code == 0
     assert [Path(name).read_bytes() for name in ("a.txt", "sub/a.txt", "other")] == [b"hello"] * 3
-    assert sorted(os.listdir()) == ["a.txt", "other", "sub"]
+    assert here() == ["a.txt", "other", "sub"]
+
+
+def test_one_line_says_what_was_fetched(discloud: CommandLine, api: FakeApi) -> None:
+    api.store("a.txt", b"hello")
+    assert discloud.run("get", "files/a.txt").stderr == "files/a.txt -> a.txt (5 B)\n"
+    assert discloud.run("get", "-q", "files/a.txt").output == ""
 
 
 def test_json_tells_what_happened(discloud: CommandLine, api: FakeApi) -> None:
@@ -81,6 +91,21 @@ def test_a_cut_is_resumed_where_it_happened(discloud: CommandLine, api: FakeApi)
     assert discloud.run("cat", "files/a").stdout_bytes == data
 
 
+def test_another_node_goes_on_after_a_cut(discloud: CommandLine, api: FakeApi) -> None:
+    data = os.urandom(BIG)
+    api.store("a", data)
+    api.cuts = [3_000_000]
+    with FakeApi().serving() as other:
+        other.store("a", data)
+        discloud.profile(url=api.url, nodes=[other.url], token=api.token)
+        assert discloud.run("get", "files/a").exit_code == 0
+        assert Path("a").read_bytes() == data
+        assert len(api.headers) == 1
+        assert "Range" in other.headers[0]
+        api.busy = 1
+        assert discloud.run("cat", "files/a").stdout_bytes == data
+
+
 def test_cuts_without_progress_give_up_and_the_next_get_goes_on(discloud: CommandLine, api: FakeApi) -> None:
     data = os.urandom(BIG)
     stored = api.store("a", data)
@@ -96,7 +121,7 @@ def test_cuts_without_progress_give_up_and_the_next_get_goes_on(discloud: Comman
     (headers,) = api.headers
     assert headers["Range"] == f"bytes={have}-"
     assert headers["If-Match"] == f'"{stored.etag}"'
-    assert os.listdir() == ["a"]
+    assert here() == ["a"]
 
 
 @pytest.mark.parametrize("have", [0, 1, 10, 11, 12])
@@ -127,7 +152,7 @@ def test_wrong_bytes_get_no_name(discloud: CommandLine, api: FakeApi) -> None:
     stored = api.store("a", b"hello world")
     left_behind(Path("a"), b"HELLO", f'"{stored.etag}"', 11)
     refused(discloud.run("get", "files/a"), "do not have the object's digest")
-    assert os.listdir() == []
+    assert here() == []
     api.lie = True
     assert discloud.run("cat", "files/a").exit_code == 1
 
@@ -162,7 +187,7 @@ def test_a_tree(discloud: CommandLine, api: FakeApi) -> None:
             str(each.relative_to(out)): each.read_bytes() for each in out.rglob("*") if each.is_file()
         } == names
         assert (out / "empty").is_dir()
-    assert "got 120 files" in result.stderr.splitlines()[-1]
+        assert "got 120 files" in result.stderr.splitlines()[-1]
 
 
 HOSTILE = [
@@ -195,8 +220,8 @@ def test_names_that_would_do_harm_are_refused_one_by_one(discloud: CommandLine, 
         "out/good/one",
         "out/p",
     ]
-    assert os.listdir("outside") == []
-    assert sorted(os.listdir()) == ["out", "outside"]
+    assert here("outside") == []
+    assert here() == ["out", "outside"]
     assert f"{len(HOSTILE)} failed" in result.stderr
 
 

@@ -104,3 +104,30 @@ async def test_a_hanging_service_is_stopped_and_does_not_keep_the_others_from_ru
         await hanging.started.wait()
         await sound.reached.wait()
     assert hanging.ended
+
+
+async def test_a_service_that_does_not_stop_in_time_is_named_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("discloud.services.loop.STOP", 0.01)
+    started, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Stubborn:
+        async def run_once(self) -> None:
+            started.set()
+            try:
+                await release.wait()
+            finally:
+                # As a copy does whose thread is still writing: it ends when the write has ended.
+                await release.wait()
+                ended.set()
+
+    async with (
+        asyncio.timeout(10),
+        ServiceLoop([Periodic("stubborn", Stubborn(), 0.001)], time.monotonic, draw),
+    ):
+        await started.wait()
+    assert not ended.is_set()
+    assert "service_stops_late" in [record.getMessage() for record in caplog.records]
+    release.set()
+    await ended.wait()

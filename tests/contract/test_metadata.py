@@ -1,0 +1,60 @@
+"""Every adapter of ``Metadata`` keeps the same contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from discloud.ports import Metadata
+from tests.contract.metadata_adapters import ADAPTERS, Clock
+from tests.contract.metadata_contract import VersionsContract
+from tests.contract.metadata_machine import MetadataMachine
+from tests.contract.metadata_objects import BUCKET
+from tests.contract.metadata_parts_contract import (
+    BucketsContract,
+    ListingContract,
+    QueuesContract,
+    RegistryContract,
+)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=sorted(ADAPTERS))
+async def metadata(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Metadata]:
+    async with ADAPTERS[request.param](tmp_path, clock) as opened:
+        await opened.buckets.create(BUCKET)
+        yield opened
+
+
+class TestVersions(VersionsContract):
+    pass
+
+
+class TestListing(ListingContract):
+    pass
+
+
+class TestBuckets(BucketsContract):
+    pass
+
+
+class TestQueues(QueuesContract):
+    pass
+
+
+class TestRegistry(RegistryContract):
+    pass
+
+
+@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+def test_random_histories(adapter: str) -> None:
+    machine = type(f"{adapter.title()}Machine", (MetadataMachine,), {"adapter": adapter})
+    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=40))
