@@ -142,7 +142,7 @@ local thread_id = 0
 function init(args) math.randomseed(os.time()) thread_id = math.random(1, 1000000000) end
 function request()
   number = number + 1
-  return wrk.format("PUT", "/v1/files/files/small/" .. thread_id .. "/" .. number .. "?copies=1&nodes=self", {}, body)
+  return wrk.format("PUT", "/v1/files/files/small/" .. thread_id .. "/" .. number .. "?copies=1&nodes=self", wrk.headers, body)
 end
 """
 COUNT_SCRIPT = """

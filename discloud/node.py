@@ -10,25 +10,20 @@ import asyncio
 import random
 import secrets
 import signal
-import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from discloud import __version__, logs, metrics
 from discloud.adapters.disk import DiskBlobs, DiskSettings
 from discloud.adapters.identity import (
     Identity,
     load_identity,
-    read_or_make_secret,
-    read_secret,
     save_identity,
 )
 from discloud.adapters.memory_membership import MemoryMembership
-from discloud.adapters.sqlite import SqliteMetadata
 from discloud.api.app import App
 from discloud.api.call import Surface
 from discloud.api.server import Listening, serve
@@ -37,20 +32,28 @@ from discloud.api.table import native_router
 from discloud.cluster import Cluster
 from discloud.config import Config
 from discloud.core.liveness import Thresholds
-from discloud.core.model import Account, Node, NodeId, NodeState, Role
+from discloud.core.model import Node, NodeId, NodeState, Role
 from discloud.core.version_ids import version_id
-from discloud.errors import Conflict, Invalid, Unavailable
-from discloud.gateway.accounts import Accounts, token_digest
+from discloud.errors import Unavailable
+from discloud.gateway.accounts import Accounts
 from discloud.gateway.buckets import Buckets
+from discloud.gateway.memory import BodyMemory
 from discloud.gateway.read import Reader
 from discloud.gateway.seals import Seals
 from discloud.gateway.write import WritePolicy, Writer
+from discloud.joining import (
+    check_ports,
+    cluster_secret,
+    ensure_admin,
+    open_database,
+    own_node,
+    wait_for_root,
+)
 from discloud.peer.blobs import PeerBlobs
 from discloud.peer.handshake import ClusterSecret
 from discloud.peer.handshake import Identity as PeerIdentity
 from discloud.peer.links import Links
 from discloud.peer.membership import PeerMembership
-from discloud.peer.metadata import PeerMetadata
 from discloud.peer.server import PeerServer
 from discloud.ports import CLAIM, Membership, Metadata
 from discloud.services.claim import Claim
@@ -65,8 +68,6 @@ from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
 
 DATABASE = "metadata.db"
-SECRET = "secret"  # noqa: S105 - the file's name
-TOKEN = "token"  # noqa: S105 - the file's name
 draw = random.SystemRandom().randrange
 
 
@@ -120,9 +121,9 @@ async def started(config: Config) -> AsyncIterator[Running]:
 async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     folder = config.node.data
     identity = load_identity(folder)
-    _claim_ports(config)
+    check_ports(config)
     local = await _start_disk(config, stack)
-    secret = ClusterSecret.parse(_secret(config, identity))
+    secret = ClusterSecret.parse(cluster_secret(config, identity))
     me = PeerIdentity(secret, identity.node, identity.cluster)
     links = Links(me)
     stack.push_async_callback(links.close)
@@ -131,7 +132,7 @@ async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     save_identity(folder, identity)
     me.cluster = metadata.cluster
 
-    own = _own_node(config, identity)
+    own = own_node(config, identity)
     claim = Claim(metadata.nodes, own, secrets.token_hex(16), folder, time.time)
     await claim.take()
     stack.push_async_callback(claim.give_up)
@@ -151,7 +152,7 @@ async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     heartbeat = Heartbeat(cluster, membership, _describer(own), time.time)
     await heartbeat.run_once()
     surface = await _surface(config, cluster, metadata, local, gateway_threads, pace, heartbeat, stack)
-    await _ensure_admin(config, metadata)
+    await ensure_admin(config, metadata)
     await stack.enter_async_context(
         _services(config, cluster, metadata, heartbeat, claim, gateway_threads, holder_threads)
     )
@@ -177,66 +178,14 @@ async def _start_metadata(
 ) -> tuple[Metadata, Membership]:
     """The port matrix of DESIGN section 5: a root owns SQLite and hears heartbeats, an ordinary node asks a root."""
     if config.node.role is Role.ROOT:
-        metadata = await _open_database(config.node.data / DATABASE, identity)
+        metadata = await open_database(config.node.data / DATABASE, identity)
         stack.push_async_callback(metadata.close)
         periods = config.periods
         thresholds = Thresholds(periods.suspect, periods.down, periods.lost)
         return metadata, MemoryMembership(time.monotonic, thresholds)
-    remote = await _wait_for_root(config, links)
+    remote = await wait_for_root(config, links)
     stack.push_async_callback(remote.close)
     return remote, PeerMembership(links, config.node.roots)
-
-
-async def _open_database(path: Path, identity: Identity) -> SqliteMetadata:
-    if identity.cluster and not path.exists():
-        raise Conflict(
-            f"this folder belongs to mesh {identity.cluster}, but {path} is missing",
-            "a root keeps the mesh's names there: move the file here from the old root's folder, or from a backup",
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = await SqliteMetadata.open(path)
-    if identity.cluster not in ("", metadata.cluster):
-        await metadata.close()
-        raise Conflict(
-            f"{path} is of mesh {metadata.cluster}, this folder belongs to {identity.cluster}",
-            "put the database of the right mesh there",
-        )
-    return metadata
-
-
-async def _wait_for_root(config: Config, links: Links) -> PeerMetadata:
-    """The metadata of a root, waited for as long as none answers; a refusal is final."""
-    if not config.node.roots:
-        raise Invalid("an ordinary node needs --roots", "give the peer address of a root: --roots HOST:7072")
-    said = False
-    while True:
-        try:
-            return await PeerMetadata.connect(links, config.node.roots)
-        except Unavailable as error:
-            if not said:
-                logs.warn("waiting_for_root", roots=list(config.node.roots), reason=error.detail)
-                said = True
-            await asyncio.sleep(config.periods.heartbeat)
-
-
-def _own_node(config: Config, identity: Identity) -> Node:
-    node = config.node
-    host = node.advertise or node.listen
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
-        host = socket.gethostname()
-    name = host if ":" not in host else f"[{host}]"
-    return Node(
-        id=identity.node,
-        name=node.name or socket.gethostname(),
-        role=node.role,
-        api=f"{name}:{node.port}",
-        peer=f"{name}:{node.peers_at}",
-        host=socket.gethostname(),
-        zone=node.zone,
-        region=node.region,
-        incarnation=identity.starts,
-        version=__version__,
-    )
 
 
 def _describer(own: Node) -> Callable[[], Awaitable[Node]]:
@@ -274,6 +223,7 @@ async def _surface(
         soft=config.disk.soft,
         full=config.disk.full,
     )
+    memory = BodyMemory(config.limits.body_memory)
     writer = Writer(
         cluster,
         metadata,
@@ -281,6 +231,7 @@ async def _surface(
         seals,
         policy,
         threads,
+        memory,
         clock=time.time,
         draw=draw,
         new_version=new_version,
@@ -293,6 +244,7 @@ async def _surface(
         buckets=buckets,
         accounts=Accounts(metadata.accounts, time.time),
         threads=threads,
+        memory=memory,
         pace=pace,
         max_object=config.limits.max_object,
         max_list=config.limits.list,
@@ -344,42 +296,6 @@ def _services(
             ),
         ]
     return ServiceLoop(services, time.monotonic, draw)
-
-
-async def _ensure_admin(config: Config, metadata: Metadata) -> None:
-    """A root makes the admin's token on its first start (or takes the configured one) and records its digest."""
-    if config.node.role is not Role.ROOT:
-        return
-    token = config.node.token
-    if not token:
-        token = read_or_make_secret(config.node.token_file or config.node.data / TOKEN)
-    account = Account("admin", "admin", token_digest(token.encode()), admin=True, created=time.time())
-    await metadata.accounts.add(account)
-
-
-def _secret(config: Config, identity: Identity) -> str:
-    """The cluster secret: configured, or from a file; only a fresh root may make one."""
-    node = config.node
-    if node.secret:
-        return node.secret
-    path = node.secret_file or node.data / SECRET
-    if node.role is Role.ROOT and not identity.cluster:
-        return read_or_make_secret(path)
-    return read_secret(path)
-
-
-def _claim_ports(config: Config) -> None:
-    """Refuse a taken port before anything is written. Raises: Conflict."""
-    for port in (config.node.port, config.node.peers_at):
-        with socket.socket(socket.AF_INET6 if ":" in config.node.listen else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((config.node.listen, port))
-            except OSError as error:
-                raise Conflict(
-                    f"{config.node.listen}:{port} cannot be listened on: {error.strerror}",
-                    "choose another with --port",
-                ) from error
 
 
 def _threads(name: str, count: int, stack: AsyncExitStack) -> Threads:

@@ -21,6 +21,7 @@ from discloud.core.model import Account, Key
 from discloud.errors import Invalid, TooLarge, Unauthenticated
 from discloud.gateway.accounts import NO_TOKEN, Accounts
 from discloud.gateway.buckets import Buckets
+from discloud.gateway.memory import BodyMemory
 from discloud.gateway.read import Reader
 from discloud.gateway.write import Writer
 from discloud.transfer.intake import Intake, intake_of
@@ -42,6 +43,7 @@ class Surface:
     buckets: Buckets
     accounts: Accounts
     threads: Threads
+    memory: BodyMemory
     pace: Pace
     max_object: int
     max_list: int

@@ -27,9 +27,7 @@ class PartBody:
 
     length: int | None = None
 
-    def __init__(
-        self, part: BodyPartReader, content: StreamReader, threads: Threads, limit: int
-    ) -> None:
+    def __init__(self, part: BodyPartReader, content: StreamReader, threads: Threads, limit: int) -> None:
         self._part = part
         self._content = content
         self._threads = threads
@@ -113,7 +111,9 @@ async def _store(call: Call, bucket: str, key: str, name: str, part: BodyPartRea
         digests=(),
     )
     surface = call.surface
-    written = await surface.writer.put(wish, PartBody(part, call.request.content, surface.threads, surface.max_object))
+    written = await surface.writer.put(
+        wish, PartBody(part, call.request.content, surface.threads, surface.max_object)
+    )
     return describe_written(call, bucket, written)
 
 

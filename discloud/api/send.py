@@ -23,6 +23,9 @@ from discloud.gateway.read import Found
 from discloud.logs import REQUEST
 from discloud.transfer.outlet import Outlet, open_outlet
 
+UNHELD = 32 * 1024
+"""Bytes of an answer that fit into a socket's own buffer: they are not waited for."""
+
 
 async def send(call: Call, found: Found) -> web.StreamResponse:
     """The answer to a GET of ``found``. Raises: PreconditionFailed, TooLarge, RangeNotSatisfiable, Unavailable, Corrupt."""
@@ -38,15 +41,35 @@ async def send(call: Call, found: Found) -> web.StreamResponse:
         fields["Content-Range"] = _content_range(span, found.version.size)
     async with call.surface.reader.gather(found, span) as gather:
         if span.length <= WHOLE:
-            data = await gather.fetch() if span.length else b""
-            _name_source(call, fields, gather)
-            metrics.BYTES_OUT.add(len(data), fields["Discloud-Source"][:5])
-            return web.Response(body=data, status=status, headers=fields)
+            return await _send_whole(call, gather, span.length, status, fields)
         await gather.open()
         _name_source(call, fields, gather)
         response = web.StreamResponse(status=status, headers=fields)
         response.content_length = span.length
         return await _stream(call, response, [(b"", gather)], b"")
+
+
+async def _send_whole(
+    call: Call, gather: Gather, length: int, status: int, fields: CIMultiDict[str]
+) -> web.StreamResponse:
+    """A stretch that is held in memory, as part of the budget, until the client has taken it."""
+    async with call.surface.memory.hold(length):
+        data = await gather.fetch() if length else b""
+        _name_source(call, fields, gather)
+        metrics.BYTES_OUT.add(length, fields["Discloud-Source"][:5])
+        response = web.Response(body=data, status=status, headers=fields)
+        if length <= UNHELD:
+            return response
+        _finish_headers(response)
+        await response.prepare(call.request)
+        await response.write_eof()
+        return response
+
+
+def _finish_headers(response: web.StreamResponse) -> None:
+    """The headers that the app adds to answers that it sends itself."""
+    response.headers["Server"] = headers.SERVER
+    response.headers["Discloud-Request-Id"] = REQUEST.get()
 
 
 def describe_only(call: Call, found: Found) -> web.StreamResponse:
@@ -121,8 +144,7 @@ async def _stream(
 ) -> web.StreamResponse:
     """Headers, then each part (its own head, then its bytes), then ``tail``; a failure cuts the connection."""
     request, surface = call.request, call.surface
-    response.headers["Server"] = headers.SERVER
-    response.headers["Discloud-Request-Id"] = REQUEST.get()
+    _finish_headers(response)
     await response.prepare(request)
     transport = request.transport
     if transport is None:

@@ -63,7 +63,8 @@ def run(settings: Config) -> None:
     import uvloop
 
     from discloud.adapters.identity import load_identity
-    from discloud.node import SECRET, TOKEN, Running, run_node
+    from discloud.joining import SECRET, TOKEN
+    from discloud.node import Running, run_node
 
     def say_how_to_join(running: Running) -> None:
         node = settings.node

@@ -18,11 +18,11 @@ from discloud.core.model import EVERYWHERE, BlobId, NodeId, Segment, Version
 from discloud.core.ranges import Span
 from discloud.core.read_plan import Step, nearest, plan_read
 from discloud.errors import Corrupt, DiscloudError, NotFound, TooSlow, Unavailable
-from discloud.ports import SMALL, BlobReader
+from discloud.ports import BlobReader
 from discloud.transfer.outlet import Outlet
 
-WHOLE = SMALL
-"""Bytes up to which a stretch may be fetched whole."""
+WHOLE = 256 * 1024
+"""Bytes up to which a client's stretch is fetched whole; beyond, it is moved without being held."""
 Spoilt = Callable[[Version, BlobId, NodeId], Awaitable[None]]
 """Told when a recorded holder lacks or spoils a blob."""
 

@@ -40,6 +40,7 @@ from discloud.core.preconditions import check_write
 from discloud.errors import DiscloudError, NoSuchKey, TooLarge
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.digest_check import DigestCheck
+from discloud.gateway.memory import BodyMemory
 from discloud.gateway.scatter import Scatter, Scattered, Target, scatter_small
 from discloud.gateway.seals import Seals
 from discloud.ports import SMALL, Metadata
@@ -111,6 +112,7 @@ class Writer:
         seals: Seals,
         policy: WritePolicy,
         threads: Threads,
+        memory: BodyMemory,
         *,
         clock: Callable[[], float],
         draw: Callable[[int], int],
@@ -122,6 +124,7 @@ class Writer:
         self._seals = seals
         self._policy = policy
         self._threads = threads
+        self._memory = memory
         self._clock = clock
         self._draw = draw
         self._new_version = new_version
@@ -137,15 +140,16 @@ class Writer:
         self._check_length(body.length)
         await self._check_early(bucket.id, wanted)
         placement, needed = self._place(bucket, wanted, body.length)
-        data = await body.small(SMALL)
-        if data is not None:
-            self._check_length(len(data))
-            draft, target = self._draft(bucket, wanted, placement, needed, len(data))
-            return await self._put_small(draft, target, wanted, placement, data)
-        if body.length is None:
-            placement = replace(placement, layout=streaming_unit(placement.layout))
-        draft, target = self._draft(bucket, wanted, placement, needed, body.length)
-        return await self._put_large(draft, target, wanted, placement, body)
+        async with self._memory.hold(_held(body.length)):
+            data = await body.small(SMALL)
+            if data is not None:
+                self._check_length(len(data))
+                draft, target = self._draft(bucket, wanted, placement, needed, len(data))
+                return await self._put_small(draft, target, wanted, placement, data)
+            if body.length is None:
+                placement = replace(placement, layout=streaming_unit(placement.layout))
+            draft, target = self._draft(bucket, wanted, placement, needed, body.length)
+            return await self._put_large(draft, target, wanted, placement, body)
 
     async def delete(
         self, account: Account | None, bucket_name: str, key: Key, only: Precondition
@@ -356,6 +360,13 @@ class Writer:
         if committed.replaced is not None:
             self._seals.add(replace(committed.replaced, state=State.REPLACED))
         return committed.version
+
+
+def _held(length: int | None) -> int:
+    """Bytes of a body that are held in memory: a small one whole, the first of an unknown one, no known large one."""
+    if length is None:
+        return SMALL
+    return length if length <= SMALL else 0
 
 
 def _complete(draft: Version, scattered: Scattered, md5: str) -> Version:

@@ -37,6 +37,8 @@ KEPT = 8
 IDLE = 60.0
 """Seconds after which an idle stream connection is closed."""
 
+_HINT = "see which nodes live: discloud nodes"
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -118,7 +120,7 @@ class Links:
             return (await self._calls(target, CONNECT)).session
         except PeerDown as error:
             if isinstance(error.__cause__, DiscloudError):
-                raise error.__cause__ from error
+                raise error.__cause__ from None
             raise
 
     def alone(self) -> Links:
@@ -151,7 +153,7 @@ class Links:
                 return min(usable, key=lambda each: each.load)
             if isinstance(error, PeerDown):
                 raise
-            raise PeerDown(f"{target} was not reached within {seconds:.1f} s") from error
+            raise PeerDown(f"{target} was not reached within {seconds:.1f} s", _HINT) from error
 
     def _least(self, peer: _Peer) -> CallConnection | None:
         usable = [each for each in peer.calls if each.usable]
@@ -164,7 +166,16 @@ class Links:
         sock, session = await self._dial(target, Kind.CALLS, peer, seconds)
         expect_life(sock)
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: CallConnection(session, str(target)), sock=sock)
+        try:
+            _, connection = await loop.create_connection(
+                lambda: CallConnection(session, str(target)), sock=sock
+            )
+        except BaseException:
+            sock.close()
+            raise
+        if self._closed:
+            connection.close()
+            raise _closed()
         for silent in peer.calls:
             if not silent.usable and not silent.load:
                 silent.close()
@@ -243,14 +254,16 @@ class Links:
     ) -> tuple[socket.socket, Session]:
         """A greeted socket. A failure is remembered for a moment and logged once until the peer answers again."""
         if self._closed:
-            raise Unavailable("the links of this node are closed", "it is stopping: use another one")
+            raise _closed()
         if peer.failed is not None and self._clock() < peer.again:
-            raise PeerDown(f"{target} could not be reached a moment ago: {peer.failed}") from peer.failed
+            raise PeerDown(
+                f"{target} could not be reached a moment ago: {peer.failed}", _HINT
+            ) from peer.failed
         try:
             dialed = await _reach(target, self.me, kind, min(seconds, CONNECT))
         except DiscloudError as error:
             self._note_failure(target, peer, error)
-            raise PeerDown(f"{target} cannot be used: {error}") from error
+            raise PeerDown(f"{target} cannot be used: {error}", _HINT) from error
         if peer.failed is not None:
             logs.info("peer_reached", peer=str(target))
         peer.failed, peer.pause = None, 0.0
@@ -262,6 +275,10 @@ class Links:
         peer.failed = error
         peer.pause = min(peer.pause * 2 or BACKOFF[0], BACKOFF[1])
         peer.again = self._clock() + peer.pause
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the links of this node are closed", "it is stopping: use another one")
 
 
 async def _reach(target: Target, me: Identity, kind: Kind, seconds: float) -> tuple[socket.socket, Session]:

@@ -51,12 +51,17 @@ class Faults:
 
 
 class FaultyFiles(Files):
-    """Counts syncs, fails where ``faults`` says, and remembers what a power cut may undo. ``spare``: a folder on the same disk."""
+    """Counts syncs, fails where ``faults`` says, and remembers what a power cut may undo.
+
+    ``spare``: a folder on the same disk. ``cold``: nothing is in memory; ``hot``: everything is.
+    """
 
     def __init__(self, spare: Path) -> None:
         super().__init__()
         self.faults = Faults()
         self.syncs = 0
+        self.cold = False
+        self.hot = False
         self._spare = spare
         self._writes: list[_Write] = []
         self._names: list[_Name] = []
@@ -76,8 +81,10 @@ class FaultyFiles(Files):
         return super().read(fd, buffer, offset)
 
     def read_cached(self, fd: int, buffer: memoryview, offset: int) -> int:
-        if "read" in self.faults.always or "read" in self.faults.once:
+        if self.cold or "read" in self.faults.always or "read" in self.faults.once:
             return 0
+        if self.hot:
+            return super().read(fd, buffer, offset)
         return super().read_cached(fd, buffer, offset)
 
     def write(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
@@ -175,7 +182,7 @@ class FaultyFiles(Files):
 
 
 def _path(fd: int) -> str:
-    return os.readlink(f"/proc/self/fd/{fd}")
+    return str(Path(f"/proc/self/fd/{fd}").readlink())
 
 
 def _undo(write: _Write, draw: random.Random) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
-from discloud.adapters.memory_metadata import MemoryMetadata
 
 from discloud.adapters.memory_blobs import MemoryBlobs
+from discloud.adapters.memory_metadata import MemoryMetadata
 from discloud.api.app import App
 from discloud.api.call import Surface
 from discloud.api.server import Listening, serve
@@ -38,6 +38,7 @@ from discloud.core.model import (
 from discloud.errors import PeerDown
 from discloud.gateway.accounts import Accounts, token_digest
 from discloud.gateway.buckets import Buckets
+from discloud.gateway.memory import BodyMemory
 from discloud.gateway.read import PeekBlob, Reader
 from discloud.gateway.seals import Seals
 from discloud.gateway.write import WritePolicy, Writer
@@ -201,16 +202,18 @@ async def _start(
     draw: Callable[[int], int] = random.Random(7).randrange
     buckets = Buckets(metadata, cluster, time.time, lambda: str(uuid.uuid4()))
     policy = WritePolicy(max_object, 120, 3600, layout)
+    memory = BodyMemory(64 << 20)
     surface = Surface(
         cluster=cluster,
         reader=Reader(cluster, metadata, buckets, clock=time.time, draw=draw, peek_blob=_peek(blobs)),
         writer=Writer(
-            cluster, metadata, buckets, seals, policy, threads,
+            cluster, metadata, buckets, seals, policy, threads, memory,
             clock=time.time, draw=draw, new_version=lambda: str(uuid.uuid4()),
         ),
         buckets=buckets,
         accounts=Accounts(metadata.accounts, time.time),
         threads=threads,
+        memory=memory,
         pace=Pace(grace, 16 * 1024),
         max_object=max_object,
         max_list=1000,

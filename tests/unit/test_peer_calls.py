@@ -15,7 +15,7 @@ from discloud.peer.blobs import PeerBlobs
 from discloud.peer.calls import AnswerLost
 from discloud.peer.handshake import ClusterSecret, Identity, Kind, greet
 from discloud.peer.links import Links, Target, tune
-from discloud.peer.served_calls import AT_ONCE
+from discloud.peer.served_calls import AT_ONCE, ServedCalls
 from discloud.peer.server import PeerServer
 from discloud.peer.wire import CALL, Incoming, Outgoing
 from discloud.ports import SMALL, Usage
@@ -175,7 +175,8 @@ async def test_a_host_of_several_addresses_is_reached_at_the_one_that_answers(bo
 
 async def test_a_lost_connection_fails_its_calls_at_once_and_is_made_again() -> None:
     relay, local = Relay(), GatedBlobs()
-    async with pair(local, relay=relay, connections=1) as nodes:
+    patient = Pace(1000.0, 1e6)  # nothing here ends by its deadline
+    async with pair(local, relay=relay, connections=1, pace=patient) as nodes, asyncio.timeout(20):
         blob = new_blob()
         await nodes.blobs.put(blob, LABEL, b"x", digest(b"x"))
         calls = [asyncio.create_task(nodes.blobs.stat(blob)) for _ in range(10)]
@@ -273,12 +274,45 @@ async def test_a_slow_reader_does_not_fill_the_answering_nodes_memory() -> None:
                 frame = outgoing.frame([CALL, number, "blobs.fetch", record, 30_000, "", ""])
                 await loop.sock_sendall(sock, frame)
             assert await nodes.blobs.fetch(blob) == data  # others are served meanwhile
-            await asyncio.sleep(0)
+            await eventually(lambda: any(not each.is_reading() for each in _served(nodes)))
             assert served[0] <= 2 * AT_ONCE
+            assert max(each.get_write_buffer_size() for each in _served(nodes)) < 2 * SMALL
             incoming, answers = Incoming(session.receive_key), 0
             while answers < 300:
                 answers += len(incoming.feed(await loop.sock_recv(sock, 1 << 20)))
         assert served[0] >= 300
+
+
+async def test_more_calls_than_may_run_stay_with_their_sender() -> None:
+    class Stuck(MemoryBlobs):
+        inside = 0
+        gate = asyncio.Event()
+
+        async def put(self, *arguments: object, **named: object) -> Stored:
+            Stuck.inside += 1
+            await self.gate.wait()
+            return await super().put(*arguments, **named)  # type: ignore[arg-type]
+
+    async with pair(Stuck(), connections=1) as nodes:
+        data = noise(SMALL // 4)
+        hash = digest(data)
+        calls = [
+            asyncio.create_task(nodes.blobs.put(new_blob(), LABEL, data, hash)) for _ in range(AT_ONCE * 4)
+        ]
+        await eventually(lambda: Stuck.inside == AT_ONCE)
+        await eventually(lambda: not any(each.is_reading() for each in _served(nodes)))
+        waiting = sum(len(each._waiting) for each in _connections(nodes))
+        assert waiting < 5  # what came with the last piece that was read
+        Stuck.gate.set()
+        await asyncio.gather(*calls)
+
+
+def _connections(nodes: Pair) -> list[ServedCalls]:
+    return [each for each in nodes.server._serving if isinstance(each, ServedCalls)]
+
+
+def _served(nodes: Pair) -> list[asyncio.Transport]:
+    return [each._transport for each in _connections(nodes) if each._transport]
 
 
 async def test_a_slow_server_does_not_fill_the_callers_memory() -> None:

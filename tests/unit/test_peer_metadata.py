@@ -276,6 +276,30 @@ async def test_many_versions_come_in_pages_and_long_listings_whole(mesh: MakeMes
     assert page == await it.local.versions.list_keys(BUCKET.id, "", "", "", 1000)
 
 
+async def test_many_results_that_end_in_a_failure_are_not_begun_again_elsewhere() -> None:
+    """The next root would repeat what was given out."""
+
+    class Failing(MemoryVersions):
+        async def on_node(self, node: NodeId) -> AsyncIterator[Version]:
+            for number in range(3000):
+                yield version(f"key {number}")
+            raise Unavailable("the database is gone")
+
+    local = MemoryMetadata("mesh")
+    local.versions = Failing(local._rows, lambda: 1.0)
+    async with pair(metadata=local) as one, pair(metadata=local) as two:
+        metadata = await PeerMetadata.connect(one.links, [one.address, two.address])
+        found: list[Version] = []
+
+        async def collect() -> None:
+            async for each in metadata.versions.on_node(HOLDER):
+                found.append(each)
+
+        with pytest.raises(Unavailable, match="database is gone"):
+            await collect()
+        assert 0 < len(found) <= 3000
+
+
 async def test_a_page_too_large_to_cross_is_cut_shorter(
     mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +314,7 @@ async def test_a_page_too_large_to_cross_is_cut_shorter(
         keys += [each.key for each in page.versions]
         after = page.after
     assert keys == [f"key {number:04}" for number in range(100)]
-    monkeypatch.setattr(wire, "FRAME_LIMIT", 200)
+    monkeypatch.setattr(wire, "FRAME_LIMIT", 150)
     with pytest.raises(TooLarge):
         await it.metadata.versions.list_keys(BUCKET.id, "", "", "", 100)
 

@@ -247,6 +247,29 @@ async def test_source_that_stalls_is_too_slow(kernel: bool) -> None:
             assert place.outlet.sent == 10
 
 
+async def test_bytes_left_in_a_pipe_never_reach_another_receiver() -> None:
+    """The client stalls while a pipe holds bytes for it, and is dropped: the next transfer's bytes are its own."""
+    data, loop = noise(MIB), asyncio.get_running_loop()
+    async with site(kernel=True, patience=pace(0.2, 1e9)) as (place, address):
+        near, far = pair()
+        with near, far, socket.create_connection(address) as stalled:
+            place.length = 200 * MIB
+            place.send = lambda outlet: outlet.move(SocketReader(near, 200 * MIB), 0, 200 * MIB)
+            stalled.sendall(GET)
+            flood = asyncio.create_task(loop.sock_sendall(far, bytes(200 * MIB)))
+            await until(lambda: place.error is not None, "not dropped")
+            assert isinstance(place.error, ClientGone)
+            flood.cancel()
+        place.error = None
+        near, far = pair()
+        with near, far:
+            place.length = len(data)
+            place.send = lambda outlet: outlet.move(SocketReader(near, len(data)), 0, len(data))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(loop.sock_sendall(far, data))
+                assert await fetch(address) == data
+
+
 @both
 async def test_reader_without_source(kernel: bool) -> None:
     data = noise(2 * MIB)

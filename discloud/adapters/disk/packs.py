@@ -90,7 +90,7 @@ class Packs:
         try:
             self._files.write(fd, [pack_head(head)], 0)
         except OSError:
-            self._files.close(fd)
+            self.discard(fd, path)
             raise
         return fd, path
 
