@@ -37,6 +37,7 @@ from discloud.core.version_ids import version_id
 from discloud.errors import Unavailable
 from discloud.gateway.accounts import Accounts
 from discloud.gateway.buckets import Buckets
+from discloud.gateway.change import Changer
 from discloud.gateway.memory import BodyMemory
 from discloud.gateway.read import Reader
 from discloud.gateway.seals import Seals
@@ -241,6 +242,7 @@ async def _surface(
         cluster=cluster,
         reader=reader,
         writer=writer,
+        changer=Changer(metadata.versions, buckets, seals, policy.keep),
         buckets=buckets,
         accounts=Accounts(metadata.accounts, time.time),
         threads=threads,

@@ -21,6 +21,7 @@ from discloud.core.model import Account, Key
 from discloud.errors import Invalid, TooLarge, Unauthenticated
 from discloud.gateway.accounts import NO_TOKEN, Accounts
 from discloud.gateway.buckets import Buckets
+from discloud.gateway.change import Changer
 from discloud.gateway.memory import BodyMemory
 from discloud.gateway.read import Reader
 from discloud.gateway.write import Writer
@@ -40,6 +41,7 @@ class Surface:
     cluster: Cluster
     reader: Reader
     writer: Writer
+    changer: Changer
     buckets: Buckets
     accounts: Accounts
     threads: Threads

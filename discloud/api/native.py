@@ -13,7 +13,7 @@ from discloud.api.call import Call, known_fields, text_field
 from discloud.api.send import describe_only, send
 from discloud.core.keys import check_key, decode_key
 from discloud.core.layout import layout_name
-from discloud.core.model import Key, Version, VersionId
+from discloud.core.model import Key, Precondition, Version, VersionId
 from discloud.core.ranges import Span
 from discloud.errors import Invalid
 from discloud.gateway.copy import ObjectBody
@@ -132,7 +132,7 @@ async def explain(call: Call, found: Found) -> dict[str, Any]:
 
 async def delete_file(call: Call) -> web.StreamResponse:
     """``DELETE``: 204; nothing there is 404."""
-    await call.surface.writer.delete(
+    await call.surface.changer.delete(
         call.account, call.bucket, call.key, headers.write_condition(call.request)
     )
     return web.Response(status=204)
@@ -147,14 +147,14 @@ async def patch_file(call: Call) -> web.StreamResponse:
     if not body:
         raise Invalid("the body changes nothing", "send key, metadata or content_type")
     target = text_field(body, "key")
-    writer = call.surface.writer
+    changer = call.surface.changer
     new_type, metadata = text_field(body, "content_type"), _metadata(body)
     if target is not None:
         target_key = check_key(target)
-        version = await writer.rename(call.account, bucket, key, target_key, only)
-        key, only = target_key, replace(only, if_match=(version.etag,))
+        version = await changer.rename(call.account, bucket, key, target_key, only)
+        key, only = target_key, Precondition(if_match=(version.etag,))
     if new_type is not None or metadata is not None:
-        await writer.update(call.account, bucket, key, only, content_type=new_type, metadata=metadata)
+        await changer.update(call.account, bucket, key, only, content_type=new_type, metadata=metadata)
     found = await call.surface.reader.find(call.account, bucket, key)
     return json_response(describe_object(found.version))
 

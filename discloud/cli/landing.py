@@ -51,48 +51,48 @@ class PartFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._part, self._note = part_names(path)
-        self._file: FileIO | None = None
         self._hash = blake3()
 
     def __enter__(self) -> Self:
+        with telling("write", self._part):
+            self._file = _open_locked(self._part)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file:
+        if not self._file.closed:
+            if not os.fstat(self._file.fileno()).st_size:  # nothing came: nothing to resume
+                self._part.unlink(missing_ok=True)
+                self._note.unlink(missing_ok=True)
             self._file.close()
 
     def resume(self) -> tuple[int, str]:
         """What an earlier get left, when its note can be read and fits."""
         with telling("write", self._part):
-            file = self._open()
             etag, size = self._read_note()
-            have = min(
-                os.fstat(file.fileno()).st_size, size - 1
-            )  # at least one byte is asked for: its answer proves the tag
+            # at least one byte is left to ask for: its answer proves that the tag still holds
+            have = min(os.fstat(self._file.fileno()).st_size, size - 1)
             if not etag or have <= 0:
                 return 0, ""
-            file.truncate(have)
-            file.seek(0)
-            while data := file.read(MIB):
+            self._file.truncate(have)
+            self._file.seek(0)
+            while data := self._file.read(MIB):
                 self._hash.update(data)
             return have, etag
 
     def begin(self, etag: str, size: int) -> None:
         """Truncate, and note what will come."""
         with telling("write", self._part):
-            file = self._open()
             self._note.unlink(missing_ok=True)
-            file.seek(0)
-            file.truncate()
+            self._file.seek(0)
+            self._file.truncate()
             self._hash.reset()
             if etag and size:
                 self._note.write_text(json.dumps({"etag": etag, "size": size}), encoding="utf-8")
 
     def write(self, data: bytes) -> None:
         """Append and hash."""
-        assert self._file
         with telling("write", self._part):
             rest = memoryview(data)
             while rest:  # a raw file may take less than all
@@ -101,7 +101,6 @@ class PartFile:
 
     def finish(self, digest: str) -> bool:
         """Give the file its name."""
-        assert self._file
         if digest and self._hash.hexdigest() != digest:
             self._part.unlink(missing_ok=True)
             self._note.unlink(missing_ok=True)
@@ -111,22 +110,6 @@ class PartFile:
             self._part.replace(self._path)
             self._note.unlink(missing_ok=True)
         return bool(digest)
-
-    def _open(self) -> FileIO:
-        """The part file, locked: two gets of one file must not mix their bytes."""
-        if self._file:
-            return self._file
-        import fcntl
-
-        descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        self._file = FileIO(descriptor, "r+")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"another get is writing {self._part}", "wait for it, or choose another name"
-            ) from error
-        return self._file
 
     def _read_note(self) -> tuple[str, int]:
         try:
@@ -169,6 +152,19 @@ class Stream:
         if digest and self._hash.hexdigest() != digest:
             raise _corrupt(self._shown)
         return bool(digest)
+
+
+def _open_locked(path: Path) -> FileIO:
+    """The file, made if need be and locked: two gets of one file must not mix their bytes. Raises: Conflict, OSError."""
+    import fcntl
+
+    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise Conflict(f"another get is writing {path}", "wait for it, or choose another name") from error
+    return file
 
 
 def part_names(path: Path) -> tuple[Path, Path]:

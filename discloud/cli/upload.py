@@ -136,6 +136,12 @@ class PipeBody:
         return chunk
 
 
+def _opened(path: Path) -> BinaryIO:
+    """The file, opened at once and not in a thread: a cancelled wait would leave it open."""
+    with telling("read", path):
+        return path.open("rb")
+
+
 class Sender:
     """Stores files of one command: the same query and headers for all of them."""
 
@@ -149,7 +155,7 @@ class Sender:
 
     async def send_file(self, path: Path, target: Remote, watch: Callable[[int], None]) -> dict[str, Any]:
         """Store a file; the server's answer. Raises: DiscloudError."""
-        with telling("read", path), await asyncio.to_thread(path.open, "rb") as file:
+        with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             body = FileBody(file, str(path), size, watch)
             for pause in PAUSES:

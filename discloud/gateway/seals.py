@@ -15,7 +15,7 @@ import msgpack
 
 from discloud import logs
 from discloud.cluster import Cluster
-from discloud.core.model import NodeId, Seal, Version
+from discloud.core.model import Committed, NodeId, Seal, Version
 from discloud.core.records import to_record
 from discloud.errors import DiscloudError
 
@@ -59,6 +59,14 @@ class Seals:
             self._waiting[node].append(seal)
         self._count += len(holders)
         self._work.set()
+
+    def committed(self, committed: Committed) -> Version:
+        """Seal a new head and what it replaced; gives the new head."""
+        assert committed.version is not None, "only a DELETE leaves no head"
+        self.add(committed.version)
+        if committed.replaced is not None:
+            self.add(committed.replaced)
+        return committed.version
 
     async def _run(self) -> None:
         while True:

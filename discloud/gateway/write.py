@@ -1,4 +1,4 @@
-"""Writing objects: place, begin, scatter, commit (DESIGN section 5), and every other change of a head.
+"""Writing objects: place, begin, scatter, commit (DESIGN section 5). Changes without bytes are in change.py.
 
 A PUT of at most ``ports.SMALL`` bytes is held whole: its blobs become durable first, then begin and commit are one
 step. A larger one begins as a draft with a lease that is renewed while bytes flow. Whatever fails before the
@@ -37,7 +37,7 @@ from discloud.core.model import (
 )
 from discloud.core.placement import Placement, make_wish, place
 from discloud.core.preconditions import check_write
-from discloud.errors import DiscloudError, NoSuchKey, TooLarge
+from discloud.errors import DiscloudError, NoSuchKey, OutcomeUnknown, TooLarge, Unavailable
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.digest_check import DigestCheck
 from discloud.gateway.memory import BodyMemory
@@ -102,7 +102,7 @@ class WritePolicy:
 
 
 class Writer:
-    """Every change of a head goes through here."""
+    """Every write of bytes goes through here."""
 
     def __init__(
         self,
@@ -150,53 +150,6 @@ class Writer:
                 placement = replace(placement, layout=streaming_unit(placement.layout))
             draft, target = self._draft(bucket, wanted, placement, needed, body.length)
             return await self._put_large(draft, target, wanted, placement, body)
-
-    async def delete(
-        self, account: Account | None, bucket_name: str, key: Key, only: Precondition
-    ) -> Version:
-        """Remove an object; returns what was removed. Raises: NoSuchKey, PreconditionFailed and as ``put``."""
-        bucket = await self._buckets.get(bucket_name)
-        may_write(account, bucket)
-        change = Change(ChangeKind.DELETE, bucket.id, key, keep=self._policy.keep)
-        removed = (await self._metadata.versions.commit(change, only)).replaced
-        if removed is None:
-            raise NoSuchKey(f"bucket {bucket_name} has no object {key!r}")
-        self._seals.add(replace(removed, state=State.DELETED))
-        return removed
-
-    async def update(
-        self,
-        account: Account | None,
-        bucket_name: str,
-        key: Key,
-        only: Precondition,
-        *,
-        content_type: str | None,
-        metadata: tuple[tuple[str, str], ...] | None,
-    ) -> Version:
-        """Change what is said of an object, not its bytes; None leaves as it is. Raises: as ``delete``, Conflict."""
-        bucket = await self._buckets.get(bucket_name)
-        may_write(account, bucket)
-        head = await self._metadata.versions.get(bucket.id, key)
-        changed = replace(
-            head,
-            content_type=head.content_type if content_type is None else content_type,
-            metadata=head.metadata if metadata is None else metadata,
-        )
-        change = Change(ChangeKind.UPDATE, bucket.id, key, changed)
-        return self._sealed(await self._metadata.versions.commit(change, only))
-
-    async def rename(
-        self, account: Account | None, bucket_name: str, key: Key, target: Key, only: Precondition
-    ) -> Version:
-        """Give an object another key in its bucket; what was there is replaced. Raises: as ``delete``, Conflict."""
-        bucket = await self._buckets.get(bucket_name)
-        may_write(account, bucket)
-        head = await self._metadata.versions.get(bucket.id, key)
-        if target == key:
-            return head
-        change = Change(ChangeKind.MOVE, bucket.id, key, head, target, keep=self._policy.keep)
-        return self._sealed(await self._metadata.versions.commit(change, only))
 
     # ------------------------------------------------------------ steps of a put
 
@@ -275,15 +228,14 @@ class Writer:
         check = DigestCheck(wanted.digests)
         check.update(data)
         check.finish()
-        scattered = await scatter_small(self._cluster, target, data)
-        version = _complete(draft, scattered, check.md5)
-        repairs = self._repairs(version, scattered)
         try:
+            scattered = await scatter_small(self._cluster, target, data)
+            version = _complete(draft, scattered, check.md5)
+            repairs = self._repairs(version, scattered)
             committed = await self._metadata.versions.put(version, wanted.only, repairs, self._policy.keep)
-        except DiscloudError as error:
-            await self._give_up(version, error)
-            raise
-        return Written(self._sealed(committed), committed.replaced, placement.warnings)
+        except (DiscloudError, asyncio.CancelledError) as error:
+            committed = await self._settle(draft, error)
+        return Written(self._seals.committed(committed), committed.replaced, placement.warnings)
 
     async def _put_large(
         self, draft: Version, target: Target, wanted: Put, placement: Placement, body: Body
@@ -300,9 +252,8 @@ class Writer:
             )
             committed = await self._metadata.versions.commit(change, wanted.only)
         except (DiscloudError, asyncio.CancelledError) as error:
-            await self._give_up(draft, error)
-            raise
-        return Written(self._sealed(committed), committed.replaced, placement.warnings)
+            committed = await self._settle(draft, error)
+        return Written(self._seals.committed(committed), committed.replaced, placement.warnings)
 
     async def _stream(
         self, draft: Version, target: Target, wanted: Put, body: Body
@@ -310,23 +261,22 @@ class Writer:
         """Begin the draft while the first bytes already flow; return when every needed copy is durable."""
         check = DigestCheck(wanted.digests)
         async with AsyncExitStack() as stack:
+            begun = asyncio.create_task(self._metadata.versions.begin(draft))
+            stack.push_async_callback(_settled, begun)
             scatter = Scatter(self._cluster, target, body.length, stack)
-            await asyncio.gather(self._metadata.versions.begin(draft), scatter.open())
+            await scatter.open()
 
             def sink(data: memoryview) -> None:
                 check.update(data)
                 scatter.write(data)
 
             renewal = asyncio.create_task(self._renew(draft))
-            try:
-                await body.pump(sink)
-                await self._threads.run(scatter.finish)
-                check.finish()
-                scattered = await scatter.commit()
-            finally:
-                renewal.cancel()
-                with suppress(asyncio.CancelledError):
-                    await renewal
+            stack.push_async_callback(_settled, renewal)
+            await body.pump(sink)
+            await self._threads.run(scatter.finish)
+            check.finish()
+            scattered = await scatter.commit()
+            await begun
             return _complete(draft, scattered, check.md5), scattered
 
     async def _renew(self, draft: Version) -> None:
@@ -338,12 +288,24 @@ class Writer:
             except DiscloudError as error:
                 logs.warn("lease_not_renewed", version=draft.id, reason=error.code)
 
-    async def _give_up(self, draft: Version, error: BaseException) -> None:
-        """Abort after a failure; an abort that fails is left to the sweeper (the lease ends by itself)."""
+    async def _settle(self, draft: Version, error: DiscloudError | asyncio.CancelledError) -> Committed:
+        """End a write that failed: abort it, so that it can never be seen, and raise; or find that it was committed.
+
+        An abort that fails is left to the sweeper (the lease ends by itself); then the error stays as it is.
+        """
+        versions = self._metadata.versions
         try:
-            await asyncio.shield(self._metadata.versions.abort(replace(draft, state=State.DRAFT)))
+            aborted = await asyncio.shield(versions.abort(draft))
+            if not aborted and isinstance(error, OutcomeUnknown):
+                return Committed(await versions.find(draft.bucket, draft.key, draft.id))
         except DiscloudError as failure:
             logs.warn("abort_left_to_sweeper", version=draft.id, cause=repr(error), reason=failure.code)
+            raise error from failure
+        if aborted and isinstance(error, OutcomeUnknown):
+            raise Unavailable(
+                f"the write of {draft.key!r} was given up: its commit did not answer", "repeat the request"
+            ) from error
+        raise error
 
     def _repairs(self, version: Version, scattered: Scattered) -> tuple[Repair, ...]:
         now = self._clock()
@@ -353,13 +315,12 @@ class Writer:
             if missing
         )
 
-    def _sealed(self, committed: Committed) -> Version:
-        """The new head, after its holders (and those of what it replaced) were told, lazily."""
-        assert committed.version is not None, "only a DELETE leaves no head"
-        self._seals.add(committed.version)
-        if committed.replaced is not None:
-            self._seals.add(replace(committed.replaced, state=State.REPLACED))
-        return committed.version
+
+async def _settled(task: asyncio.Task[None]) -> None:
+    """Stop a task that is not needed any more and forget how it ended."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, DiscloudError):
+        await task
 
 
 def _held(length: int | None) -> int:

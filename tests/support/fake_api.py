@@ -63,6 +63,7 @@ class FakeApi:
         self.seen: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.writing = 0
+        self.received = 0
         self.most_writing = 0
         self.url = ""
         self.make("files")
@@ -203,7 +204,10 @@ class FakeApi:
                 while self.writing < self.meet:
                     await asyncio.sleep(0.001)
             self.meet = 0
-            data = b"".join([chunk async for chunk in request.content.iter_any()])
+            data = b""
+            async for chunk in request.content.iter_any():
+                data += chunk
+                self.received += len(chunk)
         finally:
             self.writing -= 1
         stored = Stored(data, request.content_type)

@@ -38,6 +38,7 @@ from discloud.core.model import (
 from discloud.errors import PeerDown
 from discloud.gateway.accounts import Accounts, token_digest
 from discloud.gateway.buckets import Buckets
+from discloud.gateway.change import Changer
 from discloud.gateway.memory import BodyMemory
 from discloud.gateway.read import PeekBlob, Reader
 from discloud.gateway.seals import Seals
@@ -210,6 +211,7 @@ async def _start(
             cluster, metadata, buckets, seals, policy, threads, memory,
             clock=time.time, draw=draw, new_version=lambda: str(uuid.uuid4()),
         ),
+        changer=Changer(metadata.versions, buckets, seals, policy.keep),
         buckets=buckets,
         accounts=Accounts(metadata.accounts, time.time),
         threads=threads,

@@ -403,6 +403,9 @@ def test_a_stripe_in_regions() -> None:
             assert [found.region for each in fragment if (found := REGIONS.find(each))] == ["eu", "us"]
         parts = put(REGIONS, wish(REGIONS, layout="ec:3+1", regions="us,ap"), seed=seed)
         assert set(regions_of(parts)) == {"us", "ap"}
+        three = put(REGIONS, wish(REGIONS, layout="ec:2+1", regions="eu,us"), seed=seed)
+        assert set(regions_of(three)) == {"eu", "us"}
+        assert both.warnings == parts.warnings == three.warnings == ()
     with pytest.raises(NotEnoughNodes, match="stripe:3x2 within eu, us needs 6 nodes, 5 are alive"):
         put(REGIONS, wish(REGIONS, layout="stripe:3x2", regions="eu,us"))
 
@@ -484,10 +487,35 @@ def test_a_disk_filled_by_others_gets_nothing() -> None:
     )
 
 
+def test_what_is_reserved_is_taken() -> None:
+    view = View(1, (replace(node("n1"), reserved=60 * GIB), node("n2", fill=0.5)))
+    assert all(flat(put(view, wish(view, copies="1"), seed=seed)) == ["id-n2"] for seed in range(20))
+    assert flat(put(view, wish(view, nodes="n1"), length=35 * GIB)) == ["id-n1"]
+    with pytest.raises(NoSpace):
+        put(view, wish(view, nodes="n1"), length=36 * GIB)
+
+
+def test_hosts_then_zones_then_regions() -> None:
+    nodes = [
+        node(f"{region}{zone}{i}", zone=zone, region=region)
+        for region in ("eu", "us")
+        for zone in "abc"
+        for i in "12"
+    ]
+    view = View(1, tuple(nodes))
+    for seed in range(30):
+        placement = put(view, wish(view, copies="4", gateway="eua1"), gateway="eua1", seed=seed)
+        holders = [found for each in flat(placement) if (found := view.find(each))]
+        assert len({(each.region, each.zone) for each in holders}) == 4
+        assert Counter(each.region for each in holders) == {"eu": 2, "us": 2}
+        assert placement.warnings == ()
+
+
 def test_suspect_nodes_are_taken_last() -> None:
     view = View(1, (node("n1", state=NodeState.SUSPECT), node("n2", fill=0.8), node("n3", fill=0.8)))
     assert all("id-n1" not in flat(put(view, wish(view, copies="2"), seed=seed)) for seed in range(20))
     assert "id-n1" in flat(put(view, wish(view, copies="3")))
+    assert all("id-n1" not in flat(put(view, wish(view, layout="stripe:2"), seed=seed)) for seed in range(20))
 
 
 def test_a_mesh_on_one_machine_is_not_nagged_and_unused_zones_are_told() -> None:

@@ -156,6 +156,7 @@ def test_the_three_forms(text: str) -> None:
 
 
 def test_two_digit_years_and_leap_seconds() -> None:
+    assert parse_http_date("Thursday, 01-Jan-70 00:00:00 GMT") == 0.0
     assert parse_http_date("Tuesday, 01-Jan-69 00:00:00 GMT") == 3124224000.0
     assert parse_http_date("Sat, 31 Dec 2016 23:59:60 GMT") == 1483228800.0
 

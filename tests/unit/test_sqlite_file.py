@@ -13,7 +13,7 @@ import pytest
 from discloud.adapters.sqlite import SqliteMetadata
 from discloud.core.model import Key, VersionId
 from discloud.errors import Conflict, Unavailable
-from tests.contract.metadata_objects import ANY, BUCKET, draft
+from tests.contract.metadata_objects import ANY, BUCKET, delete_of, draft, move_of
 
 
 async def test_the_id_of_the_mesh_is_drawn_once(tmp_path: Path) -> None:
@@ -149,3 +149,30 @@ async def test_on_node_walks_large_tables_in_windows(tmp_path: Path, monkeypatch
                 await metadata.versions.put(begun[-1], ANY)
             found.append(version.id)
         assert sorted(found) == sorted(version.id for version in begun + heads)
+
+
+async def test_seq_grows_over_a_deletion_a_restart_and_a_clock_that_went_back(tmp_path: Path) -> None:
+    async with await SqliteMetadata.open(tmp_path / "m.db", lambda: 2000.0) as metadata:
+        await metadata.buckets.create(BUCKET)
+        await metadata.versions.put(draft("a"), ANY)
+        deleted = (await metadata.versions.commit(delete_of("a"), ANY)).replaced
+        assert deleted is not None
+    async with await SqliteMetadata.open(tmp_path / "m.db", lambda: 1000.0) as metadata:
+        head = (await metadata.versions.put(draft("a"), ANY)).version
+        assert head is not None
+        assert head.seq > deleted.seq
+
+
+async def test_nothing_stays_of_a_version_that_was_moved_about_and_forgotten(tmp_path: Path) -> None:
+    async with await SqliteMetadata.open(tmp_path / "m.db") as metadata:
+        await metadata.buckets.create(BUCKET)
+        await metadata.versions.put(draft("a"), ANY)
+        for source, target in (("a", "b"), ("b", "c"), ("c", "a"), ("a", "b"), ("b", "a")):
+            head = await metadata.versions.get(BUCKET.id, Key(source))
+            await metadata.versions.commit(move_of(head, target), ANY)
+        rows = metadata._file.writer.execute("SELECT key FROM versions ORDER BY key").fetchall()
+        assert rows == [(b"b",), (b"c",)]  # one row a former key, none beside the head itself
+        dead = (await metadata.versions.commit(delete_of("a"), ANY)).replaced
+        assert dead is not None
+        await metadata.versions.forget(dead)
+        assert metadata._file.writer.execute("SELECT count(*) FROM versions").fetchone() == (0,)

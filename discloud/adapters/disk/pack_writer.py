@@ -66,97 +66,6 @@ class PackRequest(Request):
         """All that was written with it is durable and shown. Raises: NoSpace, Unavailable."""
 
 
-@dataclass(slots=True, eq=False)
-class Put(PackRequest):
-    """Keep a small blob; the result says whether it is new."""
-
-    record: Record
-
-    @property
-    def key(self) -> bytes:
-        """The blob's."""
-        return self.record.key
-
-    def records(self, writer: PackWriter) -> Sequence[Record]:
-        """The blob, unless it is there."""
-        self.result = writer.index.get(self.key) is None
-        return (self.record,) if self.result else ()
-
-    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
-        """Show it."""
-        entry = Entry(
-            pack.number, place.position, place.data, place.footer, place.data_sum, place.seq, place.created
-        )
-        writer.index.add(record.key, entry)
-
-
-@dataclass(slots=True, eq=False)
-class Delete(PackRequest):
-    """Remove a small blob."""
-
-    blob: bytes
-    created: float
-
-    @property
-    def key(self) -> bytes:
-        """The blob's."""
-        return self.blob
-
-    def records(self, writer: PackWriter) -> Sequence[Record]:
-        """A tombstone, unless the blob is gone. On a broken disk nothing is certainly gone."""
-        writer.space.require_writable()
-        entry = writer.index.get(self.blob)
-        return () if entry is None else (tombstone(self.blob, entry, self.created),)
-
-    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
-        """Hide it."""
-        entry = writer.index.get(record.key)
-        if entry is not None:
-            writer.count_tombstone(pack, record, place)
-            writer.index.remove(record.key, entry)
-
-
-@dataclass(slots=True, eq=False)
-class Condemn(PackRequest):
-    """Put a rotten small blob aside for good; the index has dropped it already."""
-
-    blob: bytes
-    entry: Entry
-    created: float
-
-    def records(self, writer: PackWriter) -> Sequence[Record]:
-        """A tombstone, so that it does not rise again after a start."""
-        writer.quarantine.keep(f"{blob_of(self.blob)}.record", writer.packs.read_raw(self.entry))
-        return (tombstone(self.blob, self.entry, self.created),)
-
-    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
-        """Count the tombstone."""
-        writer.count_tombstone(pack, record, place)
-        writer.index.condemned.discard(self.blob)
-
-
-@dataclass(slots=True, eq=False)
-class AppendSeals(PackRequest):
-    """Keep seals; each with its ``seq``."""
-
-    seals: Sequence[tuple[Record, int]]
-
-    def records(self, writer: PackWriter) -> Sequence[Record]:
-        """Those that tell something new."""
-        return [record for record, seq in self.seals if self._news(writer, record, seq)]
-
-    def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
-        """Let the newest count."""
-        seq = next(seq for each, seq in self.seals if each is record)
-        sealed = Sealed(seq, pack.number, place.position, place.size, int(place.created))
-        writer.index.seal(record.key[:16], sealed)
-
-    @staticmethod
-    def _news(writer: PackWriter, record: Record, seq: int) -> bool:
-        known = writer.index.seal_of(record.key[:16])
-        return known is None or known.seq <= seq
-
-
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Up to where the packs' records are in the index, at one moment: (head, end, tombs) of each. ``active``: 0 = none yet."""
@@ -164,22 +73,6 @@ class Mark:
     next_seq: int
     active: int
     packs: tuple[tuple[PackHead, int, dict[int, int]], ...]
-
-
-@dataclass(slots=True, eq=False)
-class TakeMark(PackRequest):
-    """Ask for a ``Mark``: the result."""
-
-    def records(self, writer: PackWriter) -> Sequence[Record]:
-        """Nothing to write: between two batches all is quiet."""
-        self.result = writer.mark()
-        return ()
-
-
-def tombstone(key: bytes, entry: Entry, created: float) -> Record:
-    """The record that kills the blob's record of ``entry``."""
-    data = pack_kill(entry.seq, entry.pack)
-    return Record(Kind.TOMBSTONE, key, data, crc32c(data), created=created)
 
 
 class PackWriter:

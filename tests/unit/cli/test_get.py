@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from discloud.cli.landing import PartFile, part_names
 from discloud.cli.tree import Tree
-from discloud.errors import Conflict, Invalid
+from discloud.errors import Invalid
 from tests.support.command_line import CommandLine, refused
 from tests.support.fake_api import FakeApi
 
@@ -262,14 +262,8 @@ def test_what_is_not_there(discloud: CommandLine, api: FakeApi) -> None:
     )
     refused(discloud.run("get", "-r", "files/no"), "below 'no'")
     refused(discloud.run("get", "files/no/"), "add -r", code=2)
+    assert here() == []
     api.store("a")
     refused(
         discloud.run("get", "files/a", "no/such/folder"), "cannot write no/such/folder.part", "No such file"
     )
-
-
-def test_a_second_landing_is_refused(tmp_path: Path) -> None:
-    with PartFile(tmp_path / "a") as first, PartFile(tmp_path / "a") as second:
-        first.resume()
-        with pytest.raises(Conflict):
-            second.resume()

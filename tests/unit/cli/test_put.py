@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,8 +131,10 @@ def test_ctrl_c_ends_a_put_that_waits_for_standard_input(discloud: CommandLine, 
         assert process.stdin
         process.stdin.write(b"begun")
         process.stdin.flush()
-        while not api.writing:
+        deadline = time.monotonic() + 30
+        while not api.received:
             assert process.poll() is None
+            assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
     assert ("files", "dump") not in api.objects
