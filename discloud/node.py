@@ -33,7 +33,7 @@ from discloud.cluster import Cluster
 from discloud.config import Config
 from discloud.core.liveness import Thresholds
 from discloud.core.model import Node, NodeId, NodeState, Role
-from discloud.core.version_ids import version_id
+from discloud.core.version_ids import RANDOM_BITS, version_id
 from discloud.errors import Unavailable
 from discloud.gateway.accounts import Accounts
 from discloud.gateway.buckets import Buckets
@@ -69,7 +69,8 @@ from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
 
 DATABASE = "metadata.db"
-draw = random.SystemRandom().randrange
+_random = random.Random(secrets.randbits(256))  # noqa: S311 - ids must be unlike, not secret; a system call each would cost more than they do
+draw = _random.randrange
 
 
 GOODBYE = 2.0
@@ -315,4 +316,4 @@ def _listening(config: Config) -> Listening:
 
 def new_version() -> str:
     """A version id, unlike any other."""
-    return version_id(time.time_ns() // 1_000_000, secrets.randbits(74))
+    return version_id(time.time_ns() // 1_000_000, _random.getrandbits(RANDOM_BITS))

@@ -6,6 +6,7 @@ aiohttp's low-level server is used, without its router: keys are decoded here, o
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 
@@ -28,11 +29,13 @@ class App:
     def __init__(self, surface: Surface, router: Router) -> None:
         self._surface = surface
         self._router = router
+        self._run = secrets.token_hex(4)
+        self._number = itertools.count()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for a connection that is gone."""
         started = time.perf_counter()
-        request_id = _request_id(request)
+        request_id = self._request_id(request)
         logs.REQUEST.set(request_id)
         logs.TRACE.set(request.headers.get("traceparent", "")[:64])
         try:
@@ -60,13 +63,19 @@ class App:
         path = raw_path(request)
         route, values = self._router.find(request.method, path)
         call = Call(request, self._surface, values)
-        token = bearer(request)
-        if token is not None and not route.open:
-            accounts = self._surface.accounts
-            call.account = accounts.peek(token) or await accounts.of_token(token)
         if not route.open:
+            if token := bearer(request):
+                accounts = self._surface.accounts
+                call.account = accounts.peek(token) or await accounts.of_token(token)
             call.signed_in()
         return await route.handler(call)
+
+    def _request_id(self, request: web.BaseRequest) -> str:
+        """The client's request id where it is a plain one, else a new one."""
+        given = request.headers.get("X-Request-Id", "")
+        if 0 < len(given) <= 64 and given.isascii() and given.isprintable():
+            return given
+        return f"{self._run}{next(self._number):08x}"
 
     def _count(self, request: web.BaseRequest, status: int, started: float) -> None:
         metrics.REQUESTS.add(1, request.method if request.method in METHODS else "other", str(status))
@@ -91,11 +100,3 @@ def raw_path(request: web.BaseRequest) -> str:
     if target.startswith("/"):
         return target
     return "/" + target.partition("://")[2].partition("/")[2]
-
-
-def _request_id(request: web.BaseRequest) -> str:
-    """The client's request id where it is a plain one, else a new one."""
-    given = request.headers.get("X-Request-Id", "")
-    if 0 < len(given) <= 64 and given.isascii() and given.isprintable():
-        return given
-    return secrets.token_hex(8)

@@ -26,7 +26,9 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None or (factor := SIZES.get(match[2].lower())) is None:
         raise Invalid(f"{text!r} is not a size", "write it like 4096, 128 KiB, 10 MB or 5 TiB")
-    return round(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    number: str = match[1]
+    exact: int = round(float(number) * factor) if "." in number else int(number) * factor
+    return exact
 
 
 def parse_duration(text: str) -> float:

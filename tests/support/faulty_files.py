@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
+from threading import Event, RLock
 
 from discloud.adapters.disk.files import Buffer, Files
 
@@ -53,7 +53,8 @@ class Faults:
 class FaultyFiles(Files):
     """Counts syncs, fails where ``faults`` says, and remembers what a power cut may undo.
 
-    ``spare``: a folder on the same disk. ``cold``: nothing is in memory; ``hot``: everything is.
+    ``spare``: a folder on the same disk. ``cold``: nothing is in memory; ``hot``: everything is. ``gate``: writes wait
+    while it is not set. The call ``written`` fails behind a write that came through.
     """
 
     def __init__(self, spare: Path) -> None:
@@ -62,6 +63,8 @@ class FaultyFiles(Files):
         self.syncs = 0
         self.cold = False
         self.hot = False
+        self.gate = Event()
+        self.gate.set()
         self._spare = spare
         self._writes: list[_Write] = []
         self._names: list[_Name] = []
@@ -89,9 +92,11 @@ class FaultyFiles(Files):
 
     def write(self, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
         self._strike("write")
+        self.gate.wait(10)
         with self._lock:
             self._remember(fd, offset, sum(len(each) for each in buffers))
             super().write(fd, buffers, offset)
+        self._strike("written")
 
     def sync(self, fd: int) -> None:
         self._strike("sync")
@@ -158,7 +163,7 @@ class FaultyFiles(Files):
                 _undo(write, draw)
 
     def _strike(self, call: str) -> None:
-        if self._left is not None:
+        if self._left is not None and call != "written":
             self._left -= 1
             self._dead = self._dead or self._left < 0
         if self._dead:

@@ -122,6 +122,8 @@ async def live(folder: Path, spare: Path, bursts: list[Any], seed: int) -> None:
     model = Model()
     for operations, cut in [*bursts, ([], None)]:
         files = FaultyFiles(spare)
+        if draw.random() < 0.3:
+            (folder / "index").unlink(missing_ok=True)
         blobs = await DiskBlobs.start(folder, SETTINGS, files=files)
         try:
             await check(blobs, model)

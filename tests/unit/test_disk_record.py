@@ -98,11 +98,11 @@ def test_no_flipped_bit_in_a_header_passes() -> None:
 
 
 def test_no_flipped_bit_in_a_packs_head_passes() -> None:
-    head = PackHead(3, SALT, 5.0, 2)
+    head = PackHead(3, SALT, 5.0, (1, 2))
     packed = pack_head(head)
     assert len(packed) == PACK_HEAD
     assert read_pack_head(packed) == head
-    for place in range(32 * 8):
+    for place in range(PACK_HEAD * 8):
         broken = bytearray(packed)
         broken[place // 8] ^= 1 << place % 8
         assert read_pack_head(bytes(broken)) is None

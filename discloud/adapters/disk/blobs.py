@@ -26,7 +26,8 @@ from discloud.adapters.disk.files import Files
 from discloud.adapters.disk.folder import DiskFolder
 from discloud.adapters.disk.index import FILE, Entry
 from discloud.adapters.disk.large import LargeFile
-from discloud.adapters.disk.pack_writer import AppendSeals, Delete, Record
+from discloud.adapters.disk.pack_requests import AppendSeals, Delete
+from discloud.adapters.disk.pack_writer import Record
 from discloud.adapters.disk.publisher import Remove
 from discloud.adapters.disk.readers import LargeReader, SmallReader
 from discloud.adapters.disk.record import Kind, key_of, pack_seal, seal_key
@@ -120,10 +121,11 @@ class DiskBlobs:
         if entry.pack == FILE:
             await folder.publisher.do(Remove(key, entry))
         else:
-            await folder.pack_writer.do(Delete(key, folder.clock()))
+            await folder.pack_writer.do(Delete(key))
 
     async def seal(self, seals: Sequence[Seal]) -> None:
         """See ``Blobs.seal``. Durable after ``DiskSettings.seal_delay`` seconds at the latest, or with the next small blob."""
+        self._folder.space.require_writable()
         now = self._folder.clock()
         records = [(_seal_record(seal, now), seal.seq) for seal in seals]
         if records:
@@ -209,8 +211,8 @@ class DiskBlobs:
     async def usage(self) -> Usage:
         """See ``Blobs.usage``. ``used`` counts what the blobs take on the disk, footers and padding included."""
         folder = self._folder
-        await folder.run(folder.measure)
         space = folder.space
+        await folder.run(space.measure)
         return Usage(
             space.capacity, folder.index.used, space.reserved, space.free, len(folder.index), space.read_only
         )

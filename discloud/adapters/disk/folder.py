@@ -25,7 +25,8 @@ from discloud.adapters.disk.files import BROKEN, FULL, Files, failure
 from discloud.adapters.disk.group_commit import GroupCommit
 from discloud.adapters.disk.index import FILE, Entry, Index
 from discloud.adapters.disk.large import LargeFiles
-from discloud.adapters.disk.pack_writer import Condemn, Mark, PackRequest, PackWriter, TakeMark
+from discloud.adapters.disk.pack_requests import Condemn, TakeMark
+from discloud.adapters.disk.pack_writer import Mark, PackRequest, PackWriter
 from discloud.adapters.disk.packs import Packs
 from discloud.adapters.disk.publisher import FileRequest, Publisher, SetAside
 from discloud.adapters.disk.quarantine import Quarantine
@@ -188,7 +189,7 @@ class DiskFolder:
             if entry.pack == FILE:
                 self.publisher.leave(SetAside(key, entry))
             else:
-                self.pack_writer.leave(Condemn(key, entry, self.clock()))
+                self.pack_writer.leave(Condemn(key, entry))
         except Unavailable:
             logs.warn("quarantine_failed", name=str(blob), reason="the disk is being closed")
         self.loop.call_soon_threadsafe(self._on_corrupt, blob)
@@ -209,16 +210,9 @@ class DiskFolder:
         if self.space.fail(f"{error.strerror or error}"):
             logs.error("disk_read_only", reason=str(error))
 
-    def measure(self) -> None:
-        """Ask the disk what it has left. Raises: Unavailable."""
-        try:
-            self.space.measure()
-        except OSError as error:
-            raise failure(error, "asking the disk how full it is") from error
-
     def new_head(self) -> PackHead:
         """The head of the next pack to append to."""
-        return PackHead(self.packs.next_number(), secrets.token_bytes(8), self.clock(), 0)
+        return PackHead(self.packs.next_number(), secrets.token_bytes(8), self.clock())
 
     def temp_path(self, blob: BlobId) -> Path:
         """A path for a file being written; two writers of one blob get two."""
@@ -247,7 +241,7 @@ class DiskFolder:
             self.index.prune(int(self.clock()) - _UNNAMED)
             return Compaction(
                 self.files, self.packs, self.index, self.clock, self._ask, self.condemn, self._stopping.is_set
-            ).run(self.settings.compact_at)
+            ).run(self.settings.compact_at, self.settings.pack_size)
 
     def _save_soon(self) -> None:
         """Called by the pack writer when the packs have grown long since the last checkpoint."""

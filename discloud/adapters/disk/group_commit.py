@@ -27,7 +27,11 @@ class Request:
 
     def settle(self) -> None:
         """Tell the caller, on the event loop; one that was cancelled is not told."""
-        if self.answer is None or self.answer.done():
+        if self.answer is None:
+            if self.error is not None:
+                logs.warn("disk_request_failed", request=type(self).__name__, reason=str(self.error))
+            return
+        if self.answer.done():
             return
         if self.error is None:
             self.answer.set_result(self.result)

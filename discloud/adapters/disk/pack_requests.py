@@ -43,7 +43,6 @@ class Delete(PackRequest):
     """Remove a small blob."""
 
     blob: bytes
-    created: float
 
     @property
     def key(self) -> bytes:
@@ -54,13 +53,13 @@ class Delete(PackRequest):
         """A tombstone, unless the blob is gone. On a broken disk nothing is certainly gone."""
         writer.space.require_writable()
         entry = writer.index.get(self.blob)
-        return () if entry is None else (writer.tombstone(self.blob, entry, self.created),)
+        return () if entry is None else (writer.tombstone(self.blob, entry.seq, entry.pack),)
 
     def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
         """Hide it."""
         entry = writer.index.get(record.key)
         if entry is not None:
-            writer.count_tombstone(pack, record, place)
+            writer.killed(record, place, pack)
             writer.index.remove(record.key, entry)
 
 
@@ -70,16 +69,15 @@ class Condemn(PackRequest):
 
     blob: bytes
     entry: Entry
-    created: float
 
     def records(self, writer: PackWriter) -> Sequence[Record]:
         """A tombstone, so that it does not rise again after a start."""
         writer.quarantine.keep(f"{blob_of(self.blob)}.record", writer.packs.read_raw(self.entry))
-        return (writer.tombstone(self.blob, self.entry, self.created),)
+        return (writer.tombstone(self.blob, self.entry.seq, self.entry.pack),)
 
     def written(self, writer: PackWriter, record: Record, place: Header, pack: Pack) -> None:
         """Count the tombstone."""
-        writer.count_tombstone(pack, record, place)
+        writer.killed(record, place, pack)
         writer.index.condemned.discard(self.blob)
 
 
@@ -113,4 +111,3 @@ class TakeMark(PackRequest):
         """Nothing to write: between two batches all is quiet."""
         self.result = writer.mark()
         return ()
-

@@ -15,7 +15,7 @@ from crc32c import crc32c
 from discloud import logs
 from discloud.adapters.disk.files import FULL, Buffer, Files, failure
 from discloud.adapters.disk.group_commit import Request
-from discloud.adapters.disk.index import Entry, Index, Sealed
+from discloud.adapters.disk.index import Index
 from discloud.adapters.disk.packs import GROWTH, Pack, Packs
 from discloud.adapters.disk.quarantine import Quarantine
 from discloud.adapters.disk.record import (
@@ -24,7 +24,6 @@ from discloud.adapters.disk.record import (
     Header,
     Kind,
     PackHead,
-    blob_of,
     pack_header,
     pack_kill,
     read_kill,
@@ -78,7 +77,8 @@ class Mark:
 class PackWriter:
     """Appends to the active pack; everything here runs in the one writer thread, ``apply`` being its entrance.
 
-    ``due`` is called when so many records were written that the index should be saved again.
+    ``due`` is called when so many records were written that the index should be saved again. For compaction: ``deaths`` are
+    the blobs that were killed in packs being copied, ``replaced_by`` names the copy of packs that are about to go.
     """
 
     def __init__(
@@ -96,14 +96,10 @@ class PackWriter:
         due: Callable[[], None],
         due_every: int,
     ) -> None:
-        self.files, self.packs, self.index, self.quarantine, self.space = (
-            files,
-            packs,
-            index,
-            quarantine,
-            space,
-        )
-        self.clock = clock
+        self.files, self.packs, self.index = files, packs, index
+        self.quarantine, self.space, self.clock = quarantine, space, clock
+        self.deaths: dict[int, list[tuple[bytes, int]]] = {}
+        self.replaced_by: dict[int, int] = {}
         self._new_head = new_head
         self._pack_size = pack_size
         self._next_seq = next_seq
@@ -119,10 +115,17 @@ class PackWriter:
             self._since = 0
             self._due()
 
-    @staticmethod
-    def count_tombstone(pack: Pack, record: Record, place: Header) -> None:
-        """Remember in which pack the killed record lies: the tombstone counts as long as that pack does."""
-        pack.tombs[read_kill(record.data)[1]] += place.size
+    def tombstone(self, key: bytes, seq: int, number: int) -> Record:
+        """The record that kills the blob's record ``seq`` in a pack, wherever compaction has copied it by now."""
+        data = pack_kill(seq, self.replaced_by.get(number, number))
+        return Record(Kind.TOMBSTONE, key, data, crc32c(data), created=self.clock())
+
+    def killed(self, record: Record, place: Header, pack: Pack) -> None:
+        """A tombstone is durable: it counts as long as the pack that it names is there."""
+        seq, number = read_kill(record.data)
+        pack.tombs[number] += place.size
+        if number in self.deaths:
+            self.deaths[number].append((record.key, seq))
 
     def mark(self) -> Mark:
         """Where every pack ends now."""
@@ -229,7 +232,13 @@ class PackWriter:
         """Close the active pack, giving its unused room back, and open the next."""
         head = self._new_head()
         fd, path = self.packs.build(head)
-        closed, self._active = self._active, self.packs.adopt(self.packs.name(head, fd, path))
+        try:
+            self.files.sync(fd)
+            pack = self.packs.name(head, fd, path)
+        except OSError:
+            self.packs.discard(fd, path)
+            raise
+        closed, self._active = self._active, self.packs.adopt(pack)
         if closed is not None:
             self.files.truncate(closed.handle.fd, closed.end)
 

@@ -95,15 +95,10 @@ class Packs:
         return fd, path
 
     def name(self, head: PackHead, fd: int, path: Path) -> Pack:
-        """Make a built pack durable and give it its name; ``adopt`` lets it be read. Raises: OSError (fd is closed then)."""
-        try:
-            self._files.sync(fd)
-            self._files.rename(path, self.path(head.number))
-            self._files.sync_folder(self._folder)
-            end = self._files.size(fd)
-        except OSError:
-            self._files.close(fd)
-            raise
+        """Give a built pack whose bytes are durable its name, durably; ``adopt`` lets it be read. Raises: OSError."""
+        self._files.rename(path, self.path(head.number))
+        self.sync()
+        end = self._files.size(fd)
         return Pack(head, self.path(head.number), Handle(self._files, fd), end, end)
 
     def discard(self, fd: int, path: Path) -> None:
@@ -123,10 +118,12 @@ class Packs:
         pack.end += size
         self.length += size
 
-    def drop(self, pack: Pack) -> None:
-        """Remove a pack durably; readers that use it finish. Raises: OSError."""
-        self._files.remove(pack.path)
+    def sync(self) -> None:
+        """Make the packs' names durable. Raises: OSError."""
         self._files.sync_folder(self._folder)
+
+    def forget(self, pack: Pack) -> None:
+        """Let go of a pack that was removed; readers that use it finish."""
         self._packs.pop(pack.number, None)
         self.length -= pack.end
         pack.handle.retire()

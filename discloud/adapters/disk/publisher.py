@@ -61,6 +61,7 @@ class Publisher:
         """Do a batch: every change of a name, then the folders, then the index."""
         changed = [request for request in batch if self._change(request)]
         broken = self._sync({self._large.path(request.key).parent for request in changed})
+        self._space.measure()
         for request in changed:
             if broken is not None:
                 request.error = broken
@@ -97,7 +98,6 @@ class Publisher:
         try:
             for folder in folders:
                 self._files.sync_folder(folder)
-            self._space.measure()
         except OSError as error:
             if self._space.fail(f"{error.strerror or error}"):
                 logs.error("disk_read_only", reason=str(error))

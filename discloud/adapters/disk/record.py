@@ -31,6 +31,8 @@ _SUM = struct.Struct(">I")
 HEADER = _HEADER.size + _SUM.size
 _PACK = struct.Struct(">4sI8sdI")
 PACK_HEAD = ALIGN
+MERGED = 100
+"""Packs that compaction may merge into one: their numbers fit the pack's head."""
 TRAILER = struct.Struct(">II8s")
 _ID = struct.Struct(">16sQH")
 KEY = _ID.size
@@ -79,12 +81,12 @@ class Footer:
 
 @dataclass(frozen=True, slots=True)
 class PackHead:
-    """The first sector of a pack. ``replaces``: the pack that compaction rewrote as this one, 0 = none."""
+    """The first sector of a pack. ``replaces``: the packs that compaction rewrote as this one."""
 
     number: int
     salt: bytes
     created: float
-    replaces: int
+    replaces: tuple[int, ...] = ()
 
 
 def key_of(blob: BlobId) -> bytes:
@@ -139,17 +141,20 @@ def read_header(data: memoryview, salt: bytes | None, position: int) -> Header |
 
 def pack_head(head: PackHead) -> bytes:
     """The first sector of a pack."""
-    packed = _PACK.pack(PACK_MAGIC, head.number, head.salt, head.created, head.replaces)
-    return (packed + _SUM.pack(crc32c(packed))).ljust(PACK_HEAD, b"\0")
+    packed = _PACK.pack(PACK_MAGIC, head.number, head.salt, head.created, len(head.replaces))
+    packed += struct.pack(f">{len(head.replaces)}I", *head.replaces)
+    packed = packed.ljust(PACK_HEAD - _SUM.size, b"\0")
+    return packed + _SUM.pack(crc32c(packed))
 
 
 def read_pack_head(data: bytes) -> PackHead | None:
     """The head of a pack, None where it is damaged."""
-    if len(data) < PACK_HEAD or data[:4] != PACK_MAGIC:
+    if len(data) != PACK_HEAD or data[:4] != PACK_MAGIC:
         return None
-    if crc32c(data[: _PACK.size]) != _SUM.unpack_from(data, _PACK.size)[0]:
+    if crc32c(data[: -_SUM.size]) != _SUM.unpack_from(data, PACK_HEAD - _SUM.size)[0]:
         return None
-    return PackHead(*_PACK.unpack_from(data)[1:])
+    _, number, salt, created, count = _PACK.unpack_from(data)
+    return PackHead(number, salt, created, struct.unpack_from(f">{count}I", data, _PACK.size))
 
 
 def pack_footer(footer: Footer) -> bytes:

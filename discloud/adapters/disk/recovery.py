@@ -151,20 +151,20 @@ class Recovery:
     # ---------------------------------------------------------------- packs
 
     def _open_packs(self, folder: Path) -> list[Pack]:
-        """Every pack in the order of their numbers, without rewritten ones whose original is still there."""
+        """Every pack in the order of their numbers, without those that a compacted one replaces."""
         paths = {
             int(match[1]): path for path in folder.iterdir() if (match := _PACK_NAME.fullmatch(path.name))
         }
-        packs: list[Pack] = []
-        for number, path in sorted(paths.items()):
-            pack = self._open_pack(number, path)
-            if pack.head.replaces in paths:
-                # Compaction ended before it removed the original, which is complete: it will be done again.
+        packs = [self._open_pack(number, path) for number, path in sorted(paths.items())]
+        replaced = {number for pack in packs for number in pack.head.replaces}
+        for pack in packs:
+            if pack.number in replaced:
+                # Compaction had published the copy, but did not come to remove the original.
                 pack.handle.retire()
-                self._files.remove(path)
+                self._files.remove(pack.path)
             else:
-                packs.append(self._packs.adopt(pack))
-        return packs
+                self._packs.adopt(pack)
+        return list(self._packs)
 
     def _open_pack(self, number: int, path: Path) -> Pack:
         fd = self._files.open(path, os.O_RDWR)
@@ -179,7 +179,7 @@ class Recovery:
         head = read_pack_head(bytes(data))
         if head is None:
             logs.error("pack_head_damaged", pack=number)
-            head = PackHead(number, b"", 0.0, 0)
+            head = PackHead(number, b"", 0.0)
         return Pack(head, path, Handle(self._files, fd))
 
     def _load(self, saved: Path, packs: list[Pack]) -> Checkpoint:

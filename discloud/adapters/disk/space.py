@@ -7,6 +7,7 @@ measured again by whoever waits for the disk anyway.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -38,8 +39,9 @@ class Space:
         return bool(self._broken)
 
     def measure(self) -> None:
-        """Ask the disk what it has left. May wait. Raises: OSError."""
-        self.total, self.free = self._files.room(self._folder)
+        """Ask the disk what it has left. May wait. A disk that does not say has what it had."""
+        with suppress(OSError):
+            self.total, self.free = self._files.room(self._folder)
 
     def fail(self, why: str) -> bool:
         """Turn read-only until the next start; False = it was already."""

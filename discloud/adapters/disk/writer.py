@@ -13,7 +13,8 @@ from crc32c import crc32c
 from discloud.adapters.disk.folder import DiskFolder
 from discloud.adapters.disk.index import FILE, Entry
 from discloud.adapters.disk.large import LargeFileWriter
-from discloud.adapters.disk.pack_writer import Put, Record
+from discloud.adapters.disk.pack_requests import Put
+from discloud.adapters.disk.pack_writer import Record
 from discloud.adapters.disk.publisher import Publish
 from discloud.adapters.disk.record import Footer, Kind, pack_footer
 from discloud.core.model import BlobId, Label, Stored
