@@ -199,7 +199,7 @@ class Versions(Protocol):
     ) -> Committed:
         """``begin`` and ``commit`` of a PUT in one step, for an object whose blobs are durable already.
 
-        Returns and raises: as ``commit``.
+        Returns and raises: as ``begin`` and ``commit``.
         """
 
     async def commit(self, change: Change, only: Precondition) -> Committed:
@@ -212,8 +212,10 @@ class Versions(Protocol):
         becomes REPLACED, due for gc after ``change.keep``. DELETE: the head becomes null, the old version DELETED.
         UPDATE: same version id, new metadata, ``rev`` + 1. MOVE: the version goes to ``target`` (replacing what is there), the
         source's head becomes null; the version keeps id, bytes and holders.
+        The head that a MOVE replaces, of which ``only`` must hold, is that of ``target``.
         Raises: PreconditionFailed; Aborted (PUT whose draft is absent or not a draft: it will never apply); NoSuchKey
-        (DELETE, UPDATE or MOVE of nothing); Conflict (UPDATE or MOVE whose head moved since it was read); OutcomeUnknown; Unavailable.
+        (DELETE, UPDATE or MOVE of nothing); Conflict (``version`` is not the head any more, or for UPDATE not as it was read);
+        Invalid (no version or target where one is needed); OutcomeUnknown; Unavailable.
         """
 
     async def abort(self, draft: Version) -> bool:
@@ -232,24 +234,33 @@ class Versions(Protocol):
         """The head, if it is known here and now without waiting and certainly current; None = use ``get``."""
 
     async def find(self, bucket: BucketId, key: Key, version: VersionId) -> Version:
-        """The row of that version in whatever state, read strictly. Raises: NoSuchVersion (definitely no row), Unavailable."""
+        """The row of that version in whatever state, read strictly. Raises: NoSuchVersion (definitely no row), Unavailable.
+
+        A version that was moved away from ``key`` is found all the same, as it is now: its blobs' labels still say ``key``.
+        """
 
     async def list_keys(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
         """Heads with that prefix behind ``after`` in byte order of their UTF-8 keys, at most ``limit`` entries.
 
         With a ``delimiter`` (one character) keys that hold it behind the prefix are rolled up into common prefixes, each
-        counting as one entry; ``after`` may be a key or a prefix of an earlier page. Cost follows the entries
-        returned, not the keys that are rolled up.
+        counting as one entry; ``after`` may be a key or a prefix of an earlier page: the entries behind it are those
+        that are greater. Cost follows the entries returned, not the keys that are rolled up.
         """
 
     async def relocate(self, version: Version, blob: BlobId, holders: tuple[NodeId, ...]) -> bool:
-        """Set a fragment's holders if the row still has ``version.rev``; False = it changed, read again."""
+        """Set a fragment's holders if the row is live and still has ``version.rev``; False = it changed, read again.
+
+        Raises: Invalid (the version has no such blob), Unavailable.
+        """
 
     def on_node(self, node: NodeId) -> AsyncIterator[Version]:
         """Live versions (DRAFT, COMMITTED, NONCURRENT) that name the node as a holder."""
 
     async def forget(self, version: Version) -> None:
-        """Remove the row of a dead version (not DRAFT, COMMITTED or NONCURRENT) whose blobs are gone; gone already is fine."""
+        """Remove the row of a dead version (not DRAFT, COMMITTED or NONCURRENT) whose blobs are gone; gone already is fine.
+
+        What it left at keys that it was moved away from goes with it. Raises: Conflict (it is live), Unavailable.
+        """
 
 
 class Buckets(Protocol):
@@ -286,10 +297,10 @@ class Queues(Protocol):
     """Work that the mesh owes, kept until it is done: every entry survives a crash of whoever works on it."""
 
     async def expired(self, now: float, limit: int) -> tuple[Version, ...]:
-        """Drafts whose lease ended before ``now``, oldest first."""
+        """Drafts whose lease ended at ``now`` or before, oldest first."""
 
     async def collectable(self, now: float, limit: int) -> tuple[Version, ...]:
-        """Dead versions (REPLACED, DELETED, ABORTED) with ``due`` before ``now``, oldest first."""
+        """Dead versions (REPLACED, DELETED, ABORTED) with ``due`` <= ``now``, oldest first."""
 
     async def postpone(self, version: Version, due: float) -> None:
         """Let gc come back to a dead version later (a holder is down, or a reader still has it)."""
@@ -301,7 +312,7 @@ class Queues(Protocol):
         """Queue repairs; one that is queued for the same blob is replaced."""
 
     async def repaired(self, repair: Repair) -> None:
-        """Take a repair off the queue."""
+        """Take a repair off the queue, unless one with a later ``since`` was queued for its blob meanwhile."""
 
     async def log(self, after: int, limit: int) -> tuple[LogEntry, ...]:
         """Entries of the ``all`` log with ``number`` > after. A commit of an EVERYWHERE version appends one in the same step; so does its replacement or deletion (removed)."""

@@ -183,6 +183,8 @@ def _put_first(
     """The short way of most puts: the first version of a key, begun and committed by one write. None = look closer."""
     if only.if_match is not None or not rows.has_bucket(version.bucket):
         return None
+    if rows.head(version.bucket, version.key) is not None:
+        return None
     head = fresh_head(version, next_seq(rows.floor, now), version.rev, None)
     if not rows.write_first_head(head):
         return None

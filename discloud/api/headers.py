@@ -79,7 +79,7 @@ def user_metadata(request: web.BaseRequest) -> tuple[tuple[str, str], ...]:
         for name, value in request.headers.items()
         if name.lower().startswith(META.lower()) and len(name) > len(META)
     }
-    return checked_metadata(found)
+    return checked_metadata(found) if found else ()
 
 
 def checked_metadata(found: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -59,6 +59,7 @@ class Fetch:
         self._watch = watch
         self._query = query
         self._have = 0
+        self._kept = 0  # of these, what an earlier command left
         self._size = 0
         self._etag = ""
         self._digest = ""
@@ -66,8 +67,8 @@ class Fetch:
     async def run(self) -> Fetched:
         """Fetch it. Raises: DiscloudError."""
         self._have, self._etag = await asyncio.to_thread(self._landing.resume)
-        first = self._have
-        self._watch.skipped(first)
+        self._kept = self._have
+        self._watch.skipped(self._kept)
         failures = 0
         while True:
             before = self._have
@@ -86,7 +87,7 @@ class Fetch:
                     raise
                 await asyncio.sleep(PAUSES[failures])
         verified = await asyncio.to_thread(self._landing.finish, self._digest)
-        return Fetched(self._size, self._etag, min(first, self._have), verified)
+        return Fetched(self._size, self._etag, self._kept, verified)
 
     async def _once(self) -> None:
         """One request, for what is missing. Raises: Unavailable when it was cut."""
@@ -118,5 +119,6 @@ class Fetch:
         self._etag = "" if etag.startswith("W/") else etag  # a weak tag does not prove equal bytes
         self._watch.sized(self._size)
         await asyncio.to_thread(self._landing.begin, self._etag, self._size)
-        self._watch.moved(-self._have)
-        self._have = 0
+        self._watch.moved(self._kept - self._have)
+        self._watch.skipped(-self._kept)
+        self._have = self._kept = 0

@@ -120,10 +120,23 @@ def _plan(sources: tuple[str, ...], target: Remote, progress: Progress) -> list[
         else:
             path = Path(source)
             _plan_file(path, str(target / path.name if target.is_folder else target), uploads, progress)
+    return _without_doubles(uploads, progress)
+
+
+def _without_doubles(uploads: list[Upload], progress: Progress) -> list[Upload]:
+    """The first of each name; a second one would silently take its place."""
+    first: dict[Remote, Upload] = {}
     for upload in uploads:
+        if upload.target in first:
+            other = first[upload.target].source or "-"
+            progress.fail(
+                Invalid(f"cannot store {upload.source or '-'}: {other} goes to {upload.target} too")
+            )
+            continue
+        first[upload.target] = upload
         progress.expect(upload.size)
     progress.all_known()
-    return uploads
+    return list(first.values())
 
 
 def _plan_folder(folder: Path, target: Remote, many: bool, uploads: list[Upload], progress: Progress) -> None:
@@ -181,6 +194,6 @@ def _show(upload: Upload, written: dict[str, Any], wish: Wish, progress: Progres
     for warning in written.get("warnings") or ():
         progress.warn(f"{upload.target}: {warning}")
     if wish.as_json:
-        emit(written)
+        emit({"source": str(upload.source or "-"), **written})
     size, layout = human(written.get("size", upload.size)), written.get("layout", "")
     progress.finished(f"{upload.source or '-'} -> {upload.target} ({size}, {layout})")

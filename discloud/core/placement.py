@@ -297,7 +297,8 @@ def _reduced(
     try:
         needed_acks(smaller, wish.ack, smaller.copies)
     except BadLayout as error:
-        raise _too_few(f"ack={wish.ack}", layout.fragments * layout.copies, candidates, living) from error
+        needed = int(wish.ack or 0) * (1 if layout.parity else layout.fragments)
+        raise _too_few(f"ack={wish.ack}", needed, candidates, living) from error
     nodes = f"{count} node{' is' if count == 1 else 's are'} alive"
     return smaller, (
         f"only {nodes}: stored as {layout_name(smaller)} instead of the default {layout_name(layout)}",

@@ -104,7 +104,7 @@ class ServedStream:
                 await self._linger()
 
     async def _linger(self) -> None:
-        """Drop the rest of a body: closing with bytes unread would reset the connection and lose the failure just sent."""
+        """Drop the rest of a body: closing with bytes unread resets the connection, and a reset may overtake the failure just sent."""
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError, OSError):
             self._stream.sock.shutdown(socket.SHUT_WR)

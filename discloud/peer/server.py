@@ -76,9 +76,13 @@ class PeerServer:
 
     async def close(self, grace: float = 5.0) -> None:
         """Accept nothing more, let what is under way finish within ``grace`` seconds, then cut it."""
-        if self._runner is None or self._listener is None or self._accepting is None:
+        if self._runner is None or self._listener is None:
             return
-        for task in (self._accepting, *self._greeting):
+        if self._accepting is None:  # closed before it ran at all
+            self._runner.cancel()
+        else:
+            self._accepting.cancel()
+        for task in self._greeting:
             task.cancel()
         for connection in tuple(self._serving):
             connection.stop()

@@ -131,9 +131,8 @@ def read_arrived(request: BaseRequest) -> bytes:
     content = request.content
     if (error := content.exception()) is None:
         return content.read_nowait()
-    if (
-        content._buffer or content.is_eof()
-    ):  # what arrived before the cut counts; so does a body that is complete
+    # What arrived before the cut counts, and so does a body that is complete.
+    if content._buffer or content.is_eof():
         return content._read_nowait(-1)
     if isinstance(error, RequestPayloadError):
         raise Invalid(

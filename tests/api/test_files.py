@@ -29,6 +29,16 @@ async def mesh() -> AsyncIterator[Grid]:
         yield running
 
 
+async def test_the_copy_paths_of_other_systems() -> None:
+    """What macOS and TLS use: no sendfile, no splice, no takeover."""
+    async with grid(3, kernel=False) as mesh:
+        for size in (4096, 3 * MIB + 17):
+            data = os.urandom(size)
+            await mesh.put("copied", data, "nodes=node2&copies=1")
+            for node in range(3):
+                assert await mesh.get("copied", node=node) == data
+
+
 @pytest.mark.parametrize("size", [0, 1, 4096, 131_072, MIB, MIB + 1, 3 * MIB + 17])
 @pytest.mark.parametrize(
     "query", ["copies=1", "copies=3", "copies=all", "layout=stripe:3", "layout=stripe:3x1"]

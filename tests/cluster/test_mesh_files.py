@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -123,6 +124,30 @@ async def test_copies_on_this_node_and_one_elsewhere(mesh: Mesh) -> None:
     assert len(names) == 2
     assert asked.name in names
     await mesh.status("DELETE", asked, "/v1/files/files/self")
+
+
+async def test_a_thousand_files_fill_equal_nodes_evenly(mesh: Mesh) -> None:
+    data, waiting = os.urandom(20_000), list(range(1000))
+
+    async def writer() -> None:
+        while waiting:
+            number = waiting.pop()
+            path = f"/v1/files/files/even/{number}?copies=1"
+            await mesh.json("PUT", mesh.nodes[number % 6], path, data=io.BytesIO(data))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(12):
+            group.create_task(writer())
+
+    async def counted() -> list[int]:
+        nodes = (await mesh.json("GET", mesh.root, "/v1/nodes"))["nodes"]
+        return [node["used"] for node in nodes] if sum(node["blobs"] for node in nodes) == 1000 else []
+
+    used = await until(counted, 20, "the fill of all nodes")
+    assert max(used) <= 1.1 * min(used), used
+    for number in range(1000):
+        assert await mesh.status("DELETE", mesh.root, f"/v1/files/files/even/{number}") == 204
+    await until(lambda: no_blobs(mesh), 120, "removal of all blobs")
 
 
 async def test_a_joining_node_gets_blobs_of_the_next_writes(mesh: Mesh) -> None:

@@ -46,6 +46,20 @@ class CommandLine:
         )
 
 
+def shown_on(terminal: int) -> bytes:
+    """All that is written to a terminal until its other end is closed by everybody."""
+    shown = b""
+    while True:
+        try:
+            data = os.read(terminal, 4096)
+        except OSError:  # EIO: nobody has it open any more
+            data = b""
+        if not data:
+            os.close(terminal)
+            return shown
+        shown += data
+
+
 def refused(result: Result, *words: str, code: int = 1) -> None:
     """The command failed with one line on stderr that holds the words."""
     lines = result.stderr.splitlines()

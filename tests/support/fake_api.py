@@ -53,6 +53,8 @@ class FakeApi:
         self.max_object = 1 << 40
         self.cuts: list[int] = []
         """Bytes after which the next GETs are cut, one entry each."""
+        self.stall = False
+        """Cut means: send nothing more, until the client leaves."""
         self.busy = 0
         """Requests that the next answers refuse with 503."""
         self.lie = False
@@ -244,7 +246,10 @@ class FakeApi:
         await response.prepare(request)
         cut = self.cuts.pop(0) if self.cuts else None
         await response.write(stored.data[start : None if cut is None else start + cut])
-        if cut is not None:
+        if cut is not None and self.stall:
+            while request.transport and not request.transport.is_closing():
+                await asyncio.sleep(0.01)
+        elif cut is not None:
             assert request.transport is not None
             request.transport.close()
         return response

@@ -138,7 +138,7 @@ async def live(folder: Path, spare: Path, bursts: list[Any], seed: int) -> None:
             await blobs.close()
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(BURSTS, st.integers(0, 2**32))
 def test_what_was_acknowledged_survives_power_cuts(bursts: list[Any], seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -62,10 +62,10 @@ def test_keys_sort_as_ids_do(one: BlobId, other: BlobId) -> None:
         "",
         "x",
         "../../etc/passwd",
-        str(uuid.uuid4()).upper(),
-        uuid.uuid4().hex,
+        "01A1FC60-F28B-7E63-AF36-6BB8A7934A2B",
+        "01a1fc60f28b7e63af366bb8a7934a2b",
         "0" * 36,
-        str(uuid.uuid4()) + "/",
+        "01a1fc60-f28b-7e63-af36-6bb8a7934a2b/",
     ],
 )
 def test_a_version_that_is_no_uuid_is_refused(version: str) -> None:

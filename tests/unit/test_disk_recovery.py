@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -14,12 +15,13 @@ from hypothesis import strategies as st
 from discloud import metrics
 from discloud.adapters.disk import DiskBlobs, DiskSettings
 from discloud.adapters.disk.files import Files
-from discloud.adapters.disk.record import HEADER, PACK_HEAD
+from discloud.adapters.disk.record import HEADER, PACK_HEAD, Header, key_of, pack_header
 from discloud.adapters.disk.scan import Found, Gap, scan
 from discloud.core.model import KIB, BlobId, BucketId, Key, Seal, State
-from discloud.errors import NoSuchBlob
+from discloud.errors import NoSpace, NoSuchBlob
 from tests.contract.blobs_contract import digest, eventually, new_blob, new_label
 from tests.support.disk_folders import again, flip, missing, packs, place_of, put, quarantined
+from tests.support.faulty_files import FaultyFiles
 
 SETTINGS = DiskSettings(pack_size=64 * KIB, seal_delay=0.0)
 
@@ -175,26 +177,58 @@ async def test_a_damaged_pack_head_costs_nothing(folder: Path) -> None:
 
 
 async def test_a_torn_end_is_cut_off(folder: Path) -> None:
-    blobs, held = await filled(folder)
+    blobs = await DiskBlobs.start(folder, DiskSettings())
+    held = dict([await put(blobs, 1000) for _ in range(5)])
+    pack = next(iter(blobs._folder.packs))
+    end, salt = pack.end, pack.head.salt
     await blobs.close()
-    active = packs(folder)[-1]
-    end = active.stat().st_size
-    last = max(
-        (place_of(folder, data)[1], blob)
-        for blob, data in held.items()
-        if len(data) < 100_000 and place_of(folder, data)[0] == active
-    )
-    torn = bytearray(active.read_bytes()[last[0] - HEADER :][: HEADER + 2000])
-    with active.open("r+b") as file:
-        file.seek(0, os.SEEK_END)
-        file.write(torn)
-    blobs = await DiskBlobs.start(folder, SETTINGS)
-    assert quarantined(folder) == [f"{active.name}.{end}"] or active.stat().st_size >= end
+    # A write of two records of which the disk kept a sector of the first and the header of the second.
+    ghost = new_blob()
+    header = Header(1, key_of(ghost), salt, end + 2048, 99, 1.0, 3000, 100, 1, 2)
+    with packs(folder)[0].open("r+b") as file:
+        file.seek(end + 512)
+        file.write(b"x" * 512)
+        file.seek(end + 2048)
+        file.write(pack_header(header))
+    counted = metrics.CORRUPT_BLOCKS.samples()[()]
+    blobs = await DiskBlobs.start(folder, DiskSettings())
     assert await missing(blobs, held) == []
-    held |= dict([await put(blobs, 700) for _ in range(5)])
+    assert metrics.CORRUPT_BLOCKS.samples()[()] == counted
+    found = quarantined(folder)
+    held |= dict([await put(blobs, 100)])
+    await blobs.close()
     (folder / "index").unlink()
-    blobs = await again(blobs, folder, SETTINGS)
+    # Nothing of it is found again behind what was written since.
+    blobs = await DiskBlobs.start(folder, DiskSettings())
+    assert quarantined(folder) == found
     assert await missing(blobs, held) == []
+    assert await listed(blobs) == held.keys()
+    await blobs.close()
+
+
+async def test_a_write_that_failed_is_not_found_by_a_start(folder: Path, tmp_path: Path) -> None:
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    files = FaultyFiles(spare)
+    blobs = await DiskBlobs.start(folder, DiskSettings(), files=files)
+    held = dict([await put(blobs, 1000)])
+    files.gate.clear()
+    first = asyncio.ensure_future(put(blobs, 1000))
+    while not blobs._folder.pack_writer._queue.empty():
+        await asyncio.sleep(0)
+    batch = [asyncio.ensure_future(put(blobs, size)) for size in (3000, 200, 200)]
+    await asyncio.sleep(0)
+    files.faults.always["written"] = errno.ENOSPC
+    files.gate.set()
+    assert all(
+        isinstance(each, NoSpace) for each in await asyncio.gather(first, *batch, return_exceptions=True)
+    )
+    files.faults.always.clear()
+    held |= dict([await put(blobs, 200)])
+    await blobs.close()
+    (folder / "index").unlink()
+    blobs = await DiskBlobs.start(folder, DiskSettings())
+    assert await listed(blobs) == held.keys()
     await blobs.close()
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from discloud.adapters.memory_blobs import MemoryBlobs
 from discloud.core.model import MIB, BlobId, Label, Stored
 from discloud.errors import BadDigest, Corrupt, NoSpace, NoSuchBlob, PeerDown, TooSlow, Unavailable
+from discloud.peer.blobs import PeerBlobs
 from discloud.peer.handshake import Identity, Kind, greet
 from discloud.peer.links import Links, Target
 from discloud.peer.streams import Stream
@@ -148,7 +149,8 @@ async def test_a_blob_left_without_commit_is_not_there(both: Pair, leave: str) -
                 raise ZeroDivisionError
     with pytest.raises(NoSuchBlob):
         await both.local.stat(blob)
-    await _reserved_is_given_back(both)
+    assert (await both.local.usage()).reserved == 0  # not only soon
+    assert idle(both.links) == 1
 
 
 async def test_a_wrong_hash_is_refused_and_nothing_is_kept(both: Pair) -> None:
@@ -244,6 +246,40 @@ async def test_a_disk_that_fills_up_in_the_middle_is_told_while_the_body_is_sent
         assert idle(nodes.links) == 0
         await _reserved_is_given_back(nodes)
         assert await contents(nodes.blobs, await nodes.store(data[:MIB])) == data[:MIB]
+
+
+async def test_a_disk_that_fails_while_a_chunk_is_under_way_is_told() -> None:
+    """The holder reads on for a while: closing at once would reset the connection, and its reason be lost."""
+
+    class Full(MemoryBlobs):
+        def create(self, blob: BlobId, label: Label, length: int | None = None) -> Any:
+            @asynccontextmanager
+            async def created() -> AsyncIterator[BlobWriter]:
+                yield FullWriter()
+
+            return created()
+
+    async with pair(Full()) as nodes:
+        data = noise(64 * MIB)
+        for _ in range(5):
+            with pytest.raises(NoSpace):
+                await _write_at_once(nodes, data)
+
+
+async def _write_at_once(nodes: Pair, data: bytes) -> None:
+    async with nodes.blobs.create(new_blob(), LABEL) as writer:
+        await nodes.write(writer, data, len(data))
+        await writer.commit(digest(data))
+
+
+class FullWriter:
+    """A disk that is full at the first byte."""
+
+    def write(self, data: memoryview) -> None:
+        raise NoSpace("full")
+
+    async def commit(self, hash: bytes) -> Stored:
+        raise AssertionError
 
 
 class RottenReader:
@@ -350,6 +386,14 @@ class StuckWriter:
 
     async def commit(self, hash: bytes) -> Stored:
         raise Unavailable("stuck")
+
+
+async def test_a_writer_that_falls_silent_is_given_up_in_the_end() -> None:
+    async with pair(pace=Pace(0.05, 1e9)) as nodes:
+        patient = PeerBlobs(nodes.links, nodes.address, Pace(10.0, 1e6), ANSWERER)
+        async with patient.create(new_blob(), LABEL, MIB):
+            assert (await nodes.local.usage()).reserved == MIB
+            await _reserved_is_given_back(nodes)
 
 
 async def test_a_silent_holder_is_too_slow_for_a_reader() -> None:

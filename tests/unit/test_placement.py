@@ -314,8 +314,8 @@ def test_reduced_defaults(default: str, alive: int, got: str) -> None:
 def test_a_reduced_default_does_not_break_the_ack() -> None:
     view = View(1, (*mesh(2).nodes, node("n3", state=NodeState.DOWN)))
     assert put(view, wish(view, ack="2")).layout.copies == 2
-    with pytest.raises(NotEnoughNodes, match="n3 is down"):
-        put(view, wish(view, ack="3"))
+    with pytest.raises(NotEnoughNodes, match=r"ack=3 needs 3 nodes, 2 are alive.*n3 is down"):
+        put(view, wish(view, ack="3", bucket_layout="mirror:5"))
 
 
 def test_the_messages_count() -> None:
@@ -357,6 +357,10 @@ def test_of_a_stripe_the_named_nodes_are_the_candidates() -> None:
     for text in ("stripe:3", "ec:2+1"):
         placement = put(view, wish(view, layout=text, nodes="n2,n3,n5,n6"))
         assert set(names(view, flat(placement))) <= {"n2", "n3", "n5", "n6"}
+    exact = put(view, wish(view, layout="stripe:2", nodes="n2,n3"))
+    assert set(names(view, flat(exact))) == {"n2", "n3"}
+    by_default = wish(view, bucket_layout="stripe:2", nodes="n2,n3,n5")
+    assert put(view, by_default).layout == Layout(2, 0, 1)
     reduced = put(view, wish(view, bucket_layout="stripe:3x2", nodes="n2,n3,n5"))
     assert reduced.layout == Layout(copies=2)
     assert set(names(view, flat(reduced))) < {"n2", "n3", "n5"}
@@ -453,6 +457,7 @@ def test_everywhere_with_names_and_acks() -> None:
     view = mesh(5)
     homes = put(view, wish(view, copies="all", nodes="n5,n4,n3,n2")).holders[0]
     assert names(view, homes) == ["n5", "n4", "n3", "n2"]
+    assert len(put(mesh(1), wish(mesh(1), copies="all")).holders[0]) == 1
     small = mesh(2)
     assert len(put(small, wish(small, copies="all", ack="2")).holders[0]) == 2
     with pytest.raises(NotEnoughNodes, match="needs 3 nodes, 2 are alive"):
@@ -532,6 +537,13 @@ def test_the_copies_of_a_part_are_apart_before_the_parts_are() -> None:
     for seed in range(50):
         for fragment in put(view, wish(view, layout="stripe:2x2"), seed=seed).holders:
             assert len({found.host for each in fragment if (found := view.find(each))}) == 2
+
+
+def test_the_parts_of_a_stripe_are_on_different_hosts() -> None:
+    view = View(1, tuple(node(f"n{i}", host=f"h{i % 3}") for i in range(6)))
+    for seed in range(50):
+        placement = put(view, wish(view, layout="stripe:3"), seed=seed)
+        assert {found.host for each in flat(placement) if (found := view.find(each))} == {"h0", "h1", "h2"}
 
 
 # ---------------------------------------------------------------- many files

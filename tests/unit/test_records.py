@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import msgpack
 import pytest
-from discloud.core.model import Account, Bucket, Change, Page, Repair, Stored, Version, View
-from discloud.core.records import from_record, to_record
 from hypothesis import given
 from hypothesis import strategies as st
+
+from discloud.core.model import Account, Bucket, Change, Page, Repair, Stored, Version, View
+from discloud.core.records import from_record, to_record
 
 st.register_type_strategy(int, st.integers(-(2**63), 2**64 - 1))
 st.register_type_strategy(float, st.floats(allow_nan=False))

@@ -54,7 +54,7 @@ class Watch(PackRequest):
 
 
 @dataclass(slots=True, eq=False)
-class Publish(PackRequest):
+class Supersede(PackRequest):
     """Let the copy, durable but nameless, take the place of the packs that are watched."""
 
     head: PackHead
@@ -78,7 +78,7 @@ class Publish(PackRequest):
             raise
         except OSError as error:
             # Whether the name is durable is unknown: nothing may be written that relies on it or on its absence.
-            writer.fail(error)
+            writer.space.fail(error)
             raise failure(error, "naming a compacted pack") from error
 
 
@@ -186,9 +186,9 @@ class Compaction:
 
     def _switch(self, head: PackHead, fd: int, path: Path, copy: _Copy) -> None:
         """Publish the copy, then let the index mean it. Raises: NoSpace, Unavailable."""
-        publish = Publish(head, fd, path)
+        supersede = Supersede(head, fd, path)
         try:
-            new = self._ask(publish)
+            new = self._ask(supersede)
         except DiscloudError:
             if self._packs.get(head.number) is None:
                 self._packs.discard(fd, path)

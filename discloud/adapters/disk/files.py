@@ -158,6 +158,14 @@ class Handle:
             self._files.close(self.fd)
 
 
+def unknown(error: OSError) -> Unavailable:
+    """What a failed sync means: the writes before it may be there after the next start, or not."""
+    return Unavailable(
+        f"whether the disk kept the last writes is unknown: {error.strerror or error}",
+        "The node is read-only now; replace its disk.",
+    )
+
+
 def failure(error: OSError, what: str) -> DiscloudError:
     """What an OSError of a write means to whoever wanted ``what``."""
     if error.errno in FULL:

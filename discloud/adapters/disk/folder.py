@@ -202,13 +202,8 @@ class DiskFolder:
             yield
         except OSError as error:
             if error.errno in BROKEN or (sync and error.errno not in FULL):
-                self.fail(error)
+                self.space.fail(error)
             raise failure(error, what) from error
-
-    def fail(self, error: OSError) -> None:
-        """Turn read-only: the disk does not keep what it is given."""
-        if self.space.fail(f"{error.strerror or error}"):
-            logs.error("disk_read_only", reason=str(error))
 
     def new_head(self) -> PackHead:
         """The head of the next pack to append to."""

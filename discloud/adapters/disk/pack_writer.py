@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from crc32c import crc32c
 
-from discloud import logs
-from discloud.adapters.disk.files import FULL, Buffer, Files, failure
+from discloud.adapters.disk.files import FULL, Buffer, Files, failure, unknown
 from discloud.adapters.disk.group_commit import Request
 from discloud.adapters.disk.index import Index
 from discloud.adapters.disk.packs import GROWTH, Pack, Packs
@@ -30,7 +29,7 @@ from discloud.adapters.disk.record import (
     record_size,
 )
 from discloud.adapters.disk.space import Space
-from discloud.errors import DiscloudError, Unavailable
+from discloud.errors import DiscloudError
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +223,7 @@ class PackWriter:
                 pack.allocated = target
         except OSError as error:
             if error.errno not in FULL:
-                self.fail(error)
+                self.space.fail(error)
             raise failure(error, "making room for small blobs") from error
         return pack
 
@@ -246,27 +245,19 @@ class PackWriter:
         try:
             self.files.sync(pack.handle.fd)
         except OSError as error:
-            self.fail(error)
-            raise Unavailable(
-                f"whether the disk kept the last writes is unknown: {error.strerror}",
-                "The node is read-only now; replace its disk.",
-            ) from error
+            self.space.fail(error)
+            raise unknown(error) from error
 
     def _undo(self, pack: Pack, error: OSError) -> None:
         """Let nothing of a write that failed be found by a later start."""
         if error.errno not in FULL:
-            self.fail(error)
+            self.space.fail(error)
             return
         try:
             self.files.truncate(pack.handle.fd, pack.end)
             pack.allocated = pack.end
         except OSError as second:
-            self.fail(second)
-
-    def fail(self, error: OSError) -> None:
-        """Turn the disk read-only."""
-        if self.space.fail(f"{error.strerror or error}"):
-            logs.error("disk_read_only", reason=str(error))
+            self.space.fail(second)
 
 
 R = TypeVar("R", bound=PackRequest)

@@ -5,11 +5,11 @@ Invariant: the index shows a large blob only after its name is durable; a remova
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from discloud import logs
-from discloud.adapters.disk.files import Files, failure
+from discloud.adapters.disk.files import BROKEN, Files, failure, unknown
 from discloud.adapters.disk.group_commit import Request
 from discloud.adapters.disk.index import Entry, Index
 from discloud.adapters.disk.large import LargeFiles
@@ -49,13 +49,8 @@ class Publisher:
     def __init__(
         self, files: Files, large: LargeFiles, index: Index, quarantine: Quarantine, space: Space
     ) -> None:
-        self._files, self._large, self._index, self._quarantine, self._space = (
-            files,
-            large,
-            index,
-            quarantine,
-            space,
-        )
+        self._files, self._large, self._index = files, large, index
+        self._quarantine, self._space = quarantine, space
 
     def apply(self, batch: list[FileRequest]) -> None:
         """Do a batch: every change of a name, then the folders, then the index."""
@@ -87,8 +82,15 @@ class Publisher:
                     self._files.remove(path)
                 case _:  # SetAside
                     self._large.forget(request.key)
-                    self._quarantine.take(path)
+                    with suppress(
+                        FileNotFoundError
+                    ):  # it may have been removed by hand: then that was the damage
+                        self._quarantine.take(path)
         except OSError as error:
+            if error.errno in BROKEN:
+                self._space.fail(error)
+            if isinstance(request, Remove):
+                self._index.add(request.key, request.entry)
             request.error = failure(error, f"naming {path.name}")
         except DiscloudError as error:
             request.error = error
@@ -99,7 +101,6 @@ class Publisher:
             for folder in folders:
                 self._files.sync_folder(folder)
         except OSError as error:
-            if self._space.fail(f"{error.strerror or error}"):
-                logs.error("disk_read_only", reason=str(error))
-            return failure(error, "making names durable")
+            self._space.fail(error)
+            return unknown(error)
         return None

@@ -1,6 +1,7 @@
 """Where bytes go that are not what was written: aside, for a person to look at; nothing reads them again.
 
-Best effort: a disk that rots may refuse this too, and nothing depends on it. Files are named after the blob or the pack.
+Copies are best effort: a disk that rots may refuse them too, and nothing depends on them. Files are named after the
+blob or the pack.
 """
 
 from __future__ import annotations
@@ -31,11 +32,8 @@ class Quarantine:
             logs.warn("quarantine_failed", name=name, reason=str(error))
 
     def take(self, path: Path) -> None:
-        """Move a whole file here."""
-        try:
-            self._files.rename(path, self._free(path.name))
-        except OSError as error:
-            logs.warn("quarantine_failed", name=path.name, reason=str(error))
+        """Move a whole file here. Raises: OSError."""
+        self._files.rename(path, self._free(path.name))
 
     def _free(self, name: str) -> Path:
         """A path of that name which nothing has yet: the same blob may rot again after its repair."""

@@ -257,7 +257,7 @@ class Recovery:
             match = _BLOB_NAME.fullmatch(path.name)
             key = self._key(match) if match else None
             if key is None:
-                self._quarantine.take(path)
+                self._set_aside(path)
                 continue
             known = entries.get(key)
             if (known is not None and read_entry(known).pack == FILE) or self._read_file(path, key, entries):
@@ -266,6 +266,12 @@ class Recovery:
             key for key, each in entries.items() if read_entry(each).pack == FILE and key not in present
         ]:
             del entries[key]
+
+    def _set_aside(self, path: Path) -> None:
+        try:
+            self._quarantine.take(path)
+        except OSError as error:  # it stays where it is; the index does not name it
+            logs.warn("quarantine_failed", name=path.name, reason=str(error))
 
     def _paths(self) -> Iterator[Path]:
         for folder in sorted(self._large.folder.iterdir()):
@@ -287,7 +293,7 @@ class Recovery:
             logs.warn("blob_damaged", blob=str(blob_of(key)), reason=str(error))
             metrics.CORRUPT_BLOCKS.add()
             self._lost.append(blob_of(key))
-            self._quarantine.take(path)
+            self._set_aside(path)
             return False
         finally:
             self._files.close(fd)

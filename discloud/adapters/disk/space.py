@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+from discloud import logs
 from discloud.adapters.disk.files import Files
 from discloud.errors import NoSpace, Unavailable
 
@@ -43,12 +44,12 @@ class Space:
         with suppress(OSError):
             self.total, self.free = self._files.room(self._folder)
 
-    def fail(self, why: str) -> bool:
-        """Turn read-only until the next start; False = it was already."""
+    def fail(self, error: OSError) -> None:
+        """Turn read-only until the next start: the disk does not keep what it is given."""
         with self._lock:
-            first = not self._broken
-            self._broken = self._broken or why
-        return first
+            first, self._broken = not self._broken, self._broken or error.strerror or str(error)
+        if first:
+            logs.error("disk_read_only", reason=str(error))
 
     def require_writable(self) -> None:
         """Raises: Unavailable (the disk is read-only)."""

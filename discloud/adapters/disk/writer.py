@@ -55,6 +55,7 @@ class DiskWriter:
         if self._file is None:
             with self._lock:
                 data, self._buffer = self._buffer, bytearray()
+                self._open = False
             return await keep_small(self._folder, self._blob, self._key, self._label, data, hash)
         created = self._folder.clock()
         entry = await self._folder.run(lambda: self._finish(hash, created))
@@ -101,6 +102,7 @@ class DiskWriter:
             self._require_open()
             assert self._file is not None
             footer = self._file.finish(lambda _, sums: pack_footer(self._footer(hash, created, sums)))
+            self._open = False
         return Entry(FILE, 0, self._length, footer, 0, 0, created)
 
     def _footer(self, hash: bytes, created: float, sums: bytes) -> Footer:

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Generic, TypeVar
 
 from discloud import logs
-from discloud.errors import DiscloudError, Unavailable
+from discloud.errors import DiscloudError, OutcomeUnknown, Unavailable
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -43,14 +43,16 @@ class Call(Generic[C]):
 class Lane(Generic[C]):
     """A queue and its threads, one per ``serve``; each takes up to ``most`` waiting calls at a time, in order.
 
-    ``serve`` gives every call its result or error. Runs for the loop on which it was made.
+    ``serve`` gives every call its result or error; after one that raised nothing is done any more, every call fails. Runs
+    for the loop on which it was made.
     """
 
     def __init__(self, name: str, serves: Sequence[Callable[[list[Call[C]]], None]], most: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Call[C] | None] = SimpleQueue()
         self._most = most
-        self._refusal = ""
+        self._closed = False
+        self._broken = False
         self._threads = [
             Thread(target=self._run, args=(serve,), name=f"{name}-{number}", daemon=True)
             for number, serve in enumerate(serves)
@@ -61,19 +63,19 @@ class Lane(Generic[C]):
     @property
     def closed(self) -> bool:
         """Whether calls are refused."""
-        return bool(self._refusal)
+        return self._closed
 
     async def run(self, operation: Callable[[C], T]) -> T:
         """Have it done. Cancelled, it is done or not, never half. Raises: what it raised, Unavailable (closed, broken)."""
-        if self._refusal:
-            raise Unavailable(self._refusal)
+        if self._closed:
+            raise Unavailable("the metadata is closed")
         answer: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(Call(operation, answer))  # type: ignore[arg-type]  # a future of T takes what returns T
         return await answer
 
     async def close(self) -> None:
         """Do what was accepted, refuse the rest, end the threads. Idempotent."""
-        self._refusal = self._refusal or "the metadata is closed"
+        self._closed = True
         for _ in self._threads:
             self._queue.put(None)
         await self._loop.run_in_executor(None, self._join)
@@ -86,13 +88,19 @@ class Lane(Generic[C]):
         going = True
         while going:
             calls, going = self._take()
-            try:
-                serve(calls)
-            except Exception:  # noqa: BLE001 - whatever it is, nobody may wait for ever
-                logs.error("metadata_thread_failed", traceback=True)
-                self._break(calls)
-                going = False
+            if self._broken:
+                _fail(calls, Unavailable)
+            else:
+                self._serve(serve, calls)
             self._wake(calls)
+
+    def _serve(self, serve: Callable[[list[Call[C]]], None], calls: list[Call[C]]) -> None:
+        try:
+            serve(calls)
+        except Exception:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+            logs.error("metadata_thread_failed", traceback=True)
+            self._broken = True
+            _fail(calls, OutcomeUnknown)
 
     def _take(self) -> tuple[list[Call[C]], bool]:
         """Waiting calls, at least one, and whether to go on after them."""
@@ -108,19 +116,14 @@ class Lane(Generic[C]):
                 return calls, True
         return calls, False
 
-    def _break(self, calls: list[Call[C]]) -> None:
-        """Fail these calls, those in the queue and all that come."""
-        self._refusal = "a thread of the metadata broke; restart this node"
-        with suppress(Empty):
-            while True:
-                if (call := self._queue.get_nowait()) is not None:
-                    calls.append(call)
-        for call in calls:
-            call.error = call.error or Unavailable(self._refusal)
-
     def _wake(self, calls: list[Call[C]]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, calls)
+
+
+def _fail(calls: list[Call[C]], kind: type[Unavailable]) -> None:
+    for call in calls:
+        call.error = kind("a thread of the metadata broke", "restart this node")
 
 
 def _settle(calls: list[Call[C]]) -> None:

@@ -115,6 +115,7 @@ class WrittenRows(StoredRows):
         super().__init__(connection)
         self._recent = recent
         self._existing: dict[BucketId, bool] = {}
+        self._read: dict[Name, Version | None] = {}
         self.changed: dict[Name, Version | None] = {}
         self.floor = self._stored_floor = 0
         self.restart()
@@ -123,7 +124,7 @@ class WrittenRows(StoredRows):
         """Begin anew after a transaction that was rolled back: nothing of it may be remembered."""
         self._numbers.clear()
         self._existing.clear()
-        self.changed = {}
+        self.end()
         row = self.connection.execute("SELECT value FROM mesh WHERE name = 'floor'").fetchone()
         self.floor = self._stored_floor = int(row[0])
 
@@ -132,6 +133,11 @@ class WrittenRows(StoredRows):
         if self.floor != self._stored_floor:
             self.connection.execute("UPDATE mesh SET value = ? WHERE name = 'floor'", (self.floor,))
             self._stored_floor = self.floor
+
+    def end(self) -> None:
+        """The transaction is over: its heads are for ``recent`` to remember."""
+        self._read = {}
+        self.changed = {}
 
     def number_or_new(self, bucket: BucketId) -> int:
         """The bucket's number, given to it now if it has none."""
@@ -159,7 +165,10 @@ class WrittenRows(StoredRows):
         name = (bucket, key)
         if name in self.changed:
             return self.changed[name]
-        return self._recent.get(name) or super().head(bucket, key)
+        head = self._recent.get(name) or self._read.get(name)
+        if head is None:
+            head = self._read[name] = super().head(bucket, key)
+        return head
 
     def write_first_head(self, head: Version) -> bool:
         """``write_head`` for a version without any row at a key without a head; False = there is one, nothing was written."""

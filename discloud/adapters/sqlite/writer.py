@@ -77,7 +77,7 @@ class Writer:
             self._undo(calls, OutcomeUnknown(reason.detail, reason.hint or "repeat the request"))
             self._recent.end(changed, ())
         else:
-            self._rows.changed = {}
+            self._rows.end()
             self._recent.end(changed, [head for head in changed.values() if head is not None])
 
     def _told(self, error: Exception) -> Unavailable:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,22 @@ def test_a_cut_is_resumed_where_it_happened(discloud: CommandLine, api: FakeApi)
     assert discloud.run("cat", "files/a").stdout_bytes == data
 
 
+def test_ctrl_c_leaves_what_came_for_the_next_get(discloud: CommandLine, api: FakeApi) -> None:
+    data = os.urandom(BIG)
+    api.store("a", data)
+    api.cuts, api.stall = [3_000_000], True
+    with discloud.start("get", "files/a", stdin=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while not (Path("a.part").exists() and Path("a.part").stat().st_size == 3_000_000):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert discloud.run("get", "files/a").exit_code == 0
+    assert Path("a").read_bytes() == data
+    assert api.headers[-1]["Range"] == "bytes=3000000-"
+
+
 def test_another_node_goes_on_after_a_cut(discloud: CommandLine, api: FakeApi) -> None:
     data = os.urandom(BIG)
     api.store("a", data)
@@ -135,7 +153,8 @@ def test_any_rest_is_resumed(discloud: CommandLine, api: FakeApi, have: int) -> 
 def test_another_version_is_fetched_from_its_beginning(discloud: CommandLine, api: FakeApi) -> None:
     left_behind(Path("a"), b"old by", '"old"', 11)
     api.store("a", b"hello world")
-    assert discloud.run("get", "files/a").exit_code == 0
+    result = discloud.run("get", "--json", "files/a")
+    assert json.loads(result.stdout)["resumed"] == 0
     assert Path("a").read_bytes() == b"hello world"
 
 

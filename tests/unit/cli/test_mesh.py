@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
-from tests.support.command_line import CommandLine, refused
+import pytest
+
+from tests.support.command_line import CommandLine, refused, shown_on
 from tests.support.fake_api import FakeApi
 
 
@@ -47,6 +51,22 @@ def test_nodes(discloud: CommandLine) -> None:
         "node1",
         "node2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_on_a_terminal_that_wants_them(
+    discloud: CommandLine, variable: dict[str, str], coloured: bool
+) -> None:
+    discloud.environ |= {"TERM": "xterm", "NO_COLOR": "", **variable}
+    terminal, end = os.openpty()
+    with discloud.start("nodes", stdin=subprocess.DEVNULL, stdout=end) as process:
+        os.close(end)
+        shown = shown_on(terminal)
+        assert process.wait(30) == 0
+    assert (b"\x1b[32malive" in shown) is coloured
+    assert b"\x1b" not in discloud.run("nodes").stdout_bytes
 
 
 def test_status(discloud: CommandLine) -> None:

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.support.command_line import CommandLine, refused
+from tests.support.command_line import CommandLine, refused, shown_on
 from tests.support.fake_api import MODIFIED, FakeApi
 
 KEYS = ["a.txt", "b/1", "b/2", "b/c/3", "bee", "z"]
@@ -147,8 +147,7 @@ def test_names_cannot_command_a_terminal(discloud: CommandLine, api: FakeApi) ->
     terminal, end = os.openpty()
     with discloud.start("ls", "files", stdin=subprocess.DEVNULL, stdout=end) as process:
         os.close(end)
-        shown = os.read(terminal, 4096).decode()
+        shown = shown_on(terminal).decode()
         assert process.wait(30) == 0
-    os.close(terminal)
     assert "evil\\x9b2J\\u202e" in shown
     assert "evil\x9b2J\u202e" in discloud.run("ls", "files").stdout

@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import CommandLine, refused
+from tests.support.command_line import CommandLine, refused, shown_on
 from tests.support.fake_api import FakeApi
 
 BIG = 5 * 1024 * 1024 + 17
@@ -48,6 +47,7 @@ def test_json_is_the_servers_answer(discloud: CommandLine, api: FakeApi) -> None
     Path("a.txt").write_text("hello")
     answer = json.loads(discloud.run("put", "--json", "-q", "a.txt", "files/").stdout)
     assert (answer["key"], answer["etag"]) == ("a.txt", api.objects["files", "a.txt"].etag)
+    assert answer["source"] == "a.txt"
 
 
 def test_the_layout_is_passed_on(discloud: CommandLine, api: FakeApi) -> None:
@@ -167,6 +167,16 @@ def test_one_bad_file_does_not_stop_the_others(discloud: CommandLine, api: FakeA
     assert "4 failed" in result.stderr
 
 
+def test_two_sources_of_one_name_do_not_replace_each_other(discloud: CommandLine, api: FakeApi) -> None:
+    for folder in ("x", "y"):
+        Path(folder).mkdir()
+        Path(folder, "a").write_text(folder)
+    result = discloud.run("put", "x/a", "y/a", "files/")
+    assert result.exit_code == 1
+    assert "cannot store y/a: x/a goes to files/a too" in result.stderr
+    assert api.objects["files", "a"].data == b"x"
+
+
 def test_an_existing_object_is_kept_on_wish(discloud: CommandLine, api: FakeApi) -> None:
     Path("a").write_text("new")
     api.store("a", b"old")
@@ -222,16 +232,9 @@ def test_a_terminal_sees_a_bar(discloud: CommandLine, api: FakeApi) -> None:
     terminal, end = os.openpty()
     process = discloud.start("put", "big.bin", "files/", stdin=subprocess.DEVNULL, stderr=end)
     os.close(end)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(terminal, 4096)
-        except OSError:  # a terminal that nobody has open any more
-            break
-    os.close(terminal)
+    shown = shown_on(terminal)
     process.communicate(timeout=30)
     assert process.returncode == 0
     lines = shown.decode().split("\r")
     assert any("ETA" in line and "MiB/s" in line for line in lines)
     assert "big.bin -> files/big.bin (20.0 MiB, mirror:3)" in shown.decode()
-    assert sys.executable
