@@ -91,7 +91,7 @@ class Running:
 
 async def run_node(config: Config, on_ready: Callable[[Running], None] | None = None) -> None:
     """Run a node until SIGTERM or SIGINT. Raises: DiscloudError when it cannot start."""
-    logs.configure(config.node.name, config.log.level)
+    logs.configure(config.node.name or socket.gethostname(), config.log.level)
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)

@@ -28,8 +28,7 @@ class MemoryMembership:
         self._thresholds = thresholds or Thresholds()
         self._heard: dict[NodeId, Heard] = {}
         self._left: set[NodeId] = set()
-        self._running = 0.0
-        self._last = clock()
+        self._began = self._last = clock()
         self._epoch = 0
         self._states: dict[NodeId, NodeState] = {}
 
@@ -57,12 +56,8 @@ class MemoryMembership:
         now = self._clock()
         elapsed, self._last = now - self._last, now
         stalled = max(0.0, elapsed - self._thresholds.suspect * 2 / 3)
-        self._running += elapsed - stalled
         if stalled:
-            self._heard = {
-                node: each if node in self._left else replace(each, at=each.at + stalled)
-                for node, each in self._heard.items()
-            }
+            self._heard = {node: replace(each, at=each.at + stalled) for node, each in self._heard.items()}
         return now
 
     def _overtaken(self, known: Heard, me: Node, now: float) -> bool:
@@ -73,7 +68,7 @@ class MemoryMembership:
         return now - known.at < patience and (beat <= last if left else beat < last)
 
     def _view(self, now: float) -> View:
-        nodes = judge(self._heard.values(), now, 0.0, self._running, self._thresholds)
+        nodes = judge(self._heard.values(), now, 0.0, now - self._began, self._thresholds)
         states = {node.id: node.state for node in nodes}
         if states != self._states:
             self._epoch += 1

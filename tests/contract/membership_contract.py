@@ -153,6 +153,12 @@ class MembershipContract:
         assert state(await beats.beat(ROOT)) is NodeState.SUSPECT
         assert state(await beats.pass_time(6)) is NodeState.DOWN
 
+    async def test_a_stall_does_not_bring_back_who_left(self, beats: Beats) -> None:
+        await beats.beat(NODE)
+        await beats.membership.leave(NODE.id)
+        beats.clock.now += 60
+        assert state(await beats.beat(ROOT)) is NodeState.DOWN
+
     async def test_nothing_is_lost_before_the_root_ran_that_long(self, beats: Beats) -> None:
         await beats.beat(NODE)
         await beats.pass_time(500)

@@ -92,7 +92,7 @@ async def test_when_all_is_deleted_all_packs_but_the_active_one_go(folder: Path)
 async def test_what_dies_while_it_is_copied_stays_dead(folder: Path) -> None:
     for _ in range(5):
         blobs, held = await half_dead(folder)
-        dying = list(held)[::3]
+        dying = list(held)[::5]
 
         async def die(blobs: DiskBlobs = blobs, dying: list[BlobId] = dying) -> None:
             for blob in dying:
@@ -234,7 +234,7 @@ async def test_what_died_meanwhile_stays_dead_when_its_tombstone_was_compacted(
     folder: Path, when: str
 ) -> None:
     blobs, held = await half_dead(folder)
-    dying = list(held)[::3]
+    dying = list(held)[::5]
 
     async def die() -> None:
         for blob in dying:

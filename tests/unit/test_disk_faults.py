@@ -192,7 +192,10 @@ async def test_rotten_bytes_never_leave(
     await eventually(lambda: told(rotten, [blob]))
     assert metrics.CORRUPT_BLOCKS.samples()[()] == counted + 1
     assert await blobs.fetch(other) == fine
-    blobs = await again(blobs, folder)
+    await blobs.close()
+    if how == "eio":  # the bytes are well by now: only what was noted keeps the blob from rising again
+        (folder / "index").unlink()
+    blobs = await DiskBlobs.start(folder, DiskSettings())
     with pytest.raises(NoSuchBlob):
         await blobs.stat(blob)
     assert [name.startswith(str(blob)) for name in quarantined(folder)] == [True]
@@ -402,3 +405,15 @@ async def test_a_writer_that_is_left_by_cancellation_leaves_no_file(blobs: DiskB
     await asyncio.gather(task, return_exceptions=True)
     assert list((folder / "temp").iterdir()) == []
     assert (await blobs.usage()).reserved == 0
+
+
+async def test_a_large_blob_that_cannot_be_removed_stays(blobs: DiskBlobs, files: FaultyFiles) -> None:
+    blob, data = await put(blobs, LARGE)
+    files.faults.once["remove"] = errno.EACCES
+    with pytest.raises(Unavailable):
+        await blobs.delete(blob)
+    assert await blobs.fetch(blob) == data
+    assert not (await blobs.usage()).read_only
+    await blobs.delete(blob)
+    with pytest.raises(NoSuchBlob):
+        await blobs.stat(blob)

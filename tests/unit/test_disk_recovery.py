@@ -206,29 +206,57 @@ async def test_a_torn_end_is_cut_off(folder: Path) -> None:
     await blobs.close()
 
 
-async def test_a_write_that_failed_is_not_found_by_a_start(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def files(tmp_path: Path) -> FaultyFiles:
     spare = tmp_path / "spare"
     spare.mkdir()
-    files = FaultyFiles(spare)
-    blobs = await DiskBlobs.start(folder, DiskSettings(), files=files)
-    held = dict([await put(blobs, 1000)])
+    return FaultyFiles(spare)
+
+
+async def held_back(blobs: DiskBlobs, files: FaultyFiles) -> asyncio.Task[tuple[BlobId, bytes]]:
+    """A write that keeps the writer busy, so that all that comes until the gate opens is one batch."""
     files.gate.clear()
-    first = asyncio.ensure_future(put(blobs, 1000))
+    first = asyncio.create_task(put(blobs, 1000))
+    await asyncio.sleep(0)
     while not blobs._folder.pack_writer._queue.empty():
         await asyncio.sleep(0)
-    batch = [asyncio.ensure_future(put(blobs, size)) for size in (3000, 200, 200)]
+    return first
+
+
+async def test_a_write_that_failed_is_not_found_by_a_start(folder: Path, files: FaultyFiles) -> None:
+    blobs = await DiskBlobs.start(folder, DiskSettings(), files=files)
+    held = dict([await put(blobs, 1000)])
+    first = await held_back(blobs, files)
+    batch = [asyncio.create_task(put(blobs, size)) for size in (3000, 200, 200)]
     await asyncio.sleep(0)
     files.faults.always["written"] = errno.ENOSPC
     files.gate.set()
-    assert all(
-        isinstance(each, NoSpace) for each in await asyncio.gather(first, *batch, return_exceptions=True)
-    )
+    found = await asyncio.gather(first, *batch, return_exceptions=True)
+    assert all(isinstance(each, NoSpace) for each in found)
     files.faults.always.clear()
     held |= dict([await put(blobs, 200)])
     await blobs.close()
     (folder / "index").unlink()
     blobs = await DiskBlobs.start(folder, DiskSettings())
     assert await listed(blobs) == held.keys()
+    await blobs.close()
+
+
+async def test_writers_of_one_id_at_the_same_time_leave_one_record(folder: Path, files: FaultyFiles) -> None:
+    blobs = await DiskBlobs.start(folder, DiskSettings(), files=files)
+    blob, data = await put(blobs, 1000)
+    await blobs.delete(blob)
+    first = await held_back(blobs, files)
+    batch = [asyncio.create_task(blobs.put(blob, new_label(), data, digest(data))) for _ in range(3)]
+    await asyncio.sleep(0)
+    files.gate.set()
+    other, _ = await first
+    await asyncio.gather(*batch)
+    await blobs.delete(blob)
+    await blobs.close()
+    (folder / "index").unlink()
+    blobs = await DiskBlobs.start(folder, DiskSettings())
+    assert await listed(blobs) == {other}
     await blobs.close()
 
 

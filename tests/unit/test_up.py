@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -137,7 +139,7 @@ def test_detached_containers_live_on(mesh: LocalMesh) -> None:
     assert not MeshFolder(mesh.folder).lives()
 
 
-def test_terminated_while_it_starts(mesh: LocalMesh) -> None:
+def test_sigterm_stops_it_too(mesh: LocalMesh) -> None:
     with mesh.up("--port", str(free_base())) as (process, _):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -166,6 +168,17 @@ def test_a_number_that_another_program_got_is_left_alone() -> None:
     assert Running("node1", os.getpid(), "long ago").poll() == 0
     Running("node1", os.getpid(), "long ago").send_signal(signal.SIGKILL)
     assert Running("node1", os.getpid(), began(os.getpid())).poll() is None
+
+
+def test_a_process_is_told_from_another_and_from_its_remains() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        own = began(other.pid)
+        assert own not in {"", began(os.getpid())}
+        assert began(other.pid) == own
+        other.kill()
+        until(lambda: began(other.pid) == "")  # dead, and nobody has taken notice yet
+        assert other.returncode is None
+    assert began(other.pid) == ""
 
 
 def test_one_lock_for_a_folder(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ from discloud.adapters.disk.scan import Found, Gap, scan
 from discloud.core.model import BlobId, SegmentId, VersionId
 from discloud.errors import Conflict, Invalid
 
+_ALWAYS = 2**64
+"""Above every seq: what no tombstone kills."""
 _PACK_NAME = re.compile(r"(\d{10})\.pack")
 _BLOB_NAME = re.compile(r"([0-9a-f-]{36})\.([0-9a-f]{16})\.(\d{1,5})")
 
@@ -122,7 +124,7 @@ class Recovery:
         self._files, self._packs, self._large, self._index = files, packs, large, index
         self._quarantine = quarantine
         self._pack_size = pack_size
-        self._lost: list[BlobId] = []
+        self._lost: list[tuple[bytes, int]] = []
 
     def run(self, folder: Path, saved: Path) -> Recovered:
         """Read the checkpoint, then what came after it. Raises: Conflict (a newer version's format), OSError."""
@@ -145,8 +147,12 @@ class Recovery:
         return Recovered(active if usable else None, replay.next_seq, self._missing(replay))
 
     def _missing(self, replay: _Replay) -> list[BlobId]:
-        """Blobs whose bytes are damaged and of which there is no other record here."""
-        return [blob for blob in self._lost if key_of(blob) not in replay.entries]
+        """Blobs whose bytes are damaged, of which there is no other record here and that nobody removed."""
+        return [
+            blob_of(key)
+            for key, seq in self._lost
+            if key not in replay.entries and replay.kills.get(key, -1) < seq
+        ]
 
     # ---------------------------------------------------------------- packs
 
@@ -237,7 +243,7 @@ class Recovery:
             return
         with_header = gap.header if gap.header is not None and gap.header.kind == Kind.BLOB else None
         if with_header is not None:
-            self._lost.append(blob_of(with_header.key))
+            self._lost.append((with_header.key, with_header.seq))
         logs.warn("pack_torn" if torn else "pack_damaged", pack=pack.number, start=gap.start, end=gap.end)
         if not torn:
             metrics.CORRUPT_BLOCKS.add()
@@ -292,7 +298,7 @@ class Recovery:
         except (OSError, ValueError) as error:
             logs.warn("blob_damaged", blob=str(blob_of(key)), reason=str(error))
             metrics.CORRUPT_BLOCKS.add()
-            self._lost.append(blob_of(key))
+            self._lost.append((key, _ALWAYS))
             self._set_aside(path)
             return False
         finally:
