@@ -93,8 +93,6 @@ class Periods:
     )
     repair: float = option(10.0, "Between two rounds of repair", "seconds", least=0.01)
     pull: float = option(5.0, "Between two pulls for `mirror:all`", "seconds", least=0.01)
-    backup: float = option(3600.0, "Between two copies of the database to other nodes", "seconds", least=0.01)
-    usage: float = option(1.0, "Between two looks at how full the disk is", "seconds", least=0.01)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import asyncio
 import random
 import secrets
 import signal
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable

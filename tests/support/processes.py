@@ -30,7 +30,6 @@ FAST = {
     "DISCLOUD_PERIODS_GC_DELAY": "1",
     "DISCLOUD_PERIODS_REPAIR": "0.5",
     "DISCLOUD_PERIODS_PULL": "0.5",
-    "DISCLOUD_PERIODS_USAGE": "0.2",
     "DISCLOUD_LOG_LEVEL": "info",
 }
 """Every period at a tenth or less: tests wait for conditions, these make the conditions come soon."""

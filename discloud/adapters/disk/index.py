@@ -1,4 +1,6 @@
-"""Which blobs this disk holds and where: in memory, about 280 bytes a blob, so that "absent" is always a definite answer.
+"""Which blobs this disk holds and where: in memory, so that "absent" is always a definite answer.
+
+A blob takes about 200 bytes of memory, the seal of its version 170 more.
 
 Invariant: an entry names bytes that are durable. Looking up needs no lock and never waits; changes come from the pack
 writer, the file publisher and whoever finds rot, and exclude each other.
