@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.measure import HOST, children
 
 ENVIRON = {"DISCLOUD_LOG_LEVEL": "warning", "PATH": "/usr/bin:/bin"}
-FIRST_PORT = 17070
+FIRST_PORT = 27070
 
 
 @dataclass
@@ -155,7 +155,7 @@ class Nginx:
 
 
 @contextmanager
-def nginx(folder: Path, port: int = 17900, pin: str = "") -> Iterator[Nginx]:
+def nginx(folder: Path, port: int = 27900, pin: str = "") -> Iterator[Nginx]:
     """Nginx with sendfile and an open-file cache, one worker."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
     if program is None:

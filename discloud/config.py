@@ -92,6 +92,9 @@ class Periods:
         3600.0, "From the replacement of a version to the removal of its bytes", "seconds"
     )
     repair: float = option(10.0, "Between two rounds of repair", "seconds", least=0.01)
+    compact: float = option(
+        60.0, "Between two rounds of giving back the room of removed small blobs", "seconds", least=0.01
+    )
     pull: float = option(5.0, "Between two pulls for `mirror:all`", "seconds", least=0.01)
 
 

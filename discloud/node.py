@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import secrets
 import signal
 import socket
@@ -59,6 +60,7 @@ from discloud.peer.membership import PeerMembership
 from discloud.peer.server import PeerServer
 from discloud.ports import CLAIM, Membership, Metadata
 from discloud.services.claim import Claim
+from discloud.services.compact import Compact
 from discloud.services.cursor import CursorFile
 from discloud.services.gc import Collect
 from discloud.services.heartbeat import Heartbeat
@@ -123,6 +125,7 @@ async def started(config: Config) -> AsyncIterator[Running]:
 
 async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     folder = config.node.data
+    _raise_open_files()
     identity = load_identity(folder)
     check_ports(config)
     local = await _start_disk(config, stack)
@@ -157,13 +160,29 @@ async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     surface = await _surface(config, cluster, metadata, local, gateway_threads, pace, heartbeat, stack)
     await ensure_admin(config, metadata)
     await stack.enter_async_context(
-        _services(config, cluster, metadata, heartbeat, claim, gateway_threads, holder_threads)
+        _services(config, cluster, metadata, local, heartbeat, claim, gateway_threads, holder_threads)
     )
     short_cut = PlainGet(surface) if config.transfer.fast else None
     app = App(surface, native_router())
     port = await stack.enter_async_context(serve(app, short_cut, _listening(config)))
-    metrics.NODES_ALIVE.read = lambda: sum(node.state is NodeState.ALIVE for node in cluster.view.nodes)
+    _show_gauges(cluster)
     return Running(own.name, f"{config.node.listen}:{port}", own.peer, cluster)
+
+
+def _raise_open_files() -> None:
+    """As many open files as the system allows: every client, pack and peer is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with suppress(ValueError, OSError):  # macOS has a lower limit than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _show_gauges(cluster: Cluster) -> None:
+    """What /metrics shows of this node: as its last heartbeat told it."""
+    metrics.NODES_ALIVE.read = lambda: sum(node.state is NodeState.ALIVE for node in cluster.view.nodes)
+    metrics.BLOBS.read = lambda: cluster.own.blobs
+    metrics.USED.read = lambda: cluster.own.used
+    metrics.FREE.read = lambda: cluster.own.free
 
 
 async def _start_disk(config: Config, stack: AsyncExitStack) -> DiskBlobs:
@@ -275,6 +294,7 @@ def _services(
     config: Config,
     cluster: Cluster,
     metadata: Metadata,
+    local: DiskBlobs,
     heartbeat: Heartbeat,
     claim: Claim,
     gateway_threads: Threads,
@@ -287,6 +307,7 @@ def _services(
     services = [
         Periodic("heartbeat", heartbeat, periods.heartbeat),
         Periodic("claim", claim, CLAIM / 3),
+        Periodic("compact", Compact(local.run_compaction_once), periods.compact),
         Periodic("sweep", Sweep(cluster, metadata, time.time, periods.orphan, leader=root), periods.sweep),
         Periodic("pull", Pull(cluster, metadata, cursor, holder_threads, draw), periods.pull),
     ]

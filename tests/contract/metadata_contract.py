@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from discloud.core.model import Committed, Key, Precondition, State, Version, VersionId
+from discloud.core.model import BucketId, Committed, Key, Precondition, State, Version, VersionId
 from discloud.errors import (
     Aborted,
     Conflict,
@@ -78,7 +78,7 @@ class VersionsContract:
             await metadata.versions.begin(version)
 
     async def test_begin_and_put_need_the_bucket(self, metadata: Metadata) -> None:
-        version = replace(draft("a"), bucket="b0000000-0000-4000-8000-00000000000f")
+        version = replace(draft("a"), bucket=BucketId("b0000000-0000-4000-8000-00000000000f"))
         with pytest.raises(NoSuchBucket):
             await metadata.versions.begin(version)
         with pytest.raises(NoSuchBucket):
@@ -374,7 +374,7 @@ class VersionsContract:
             await metadata.versions.get(BUCKET.id, version.key, version.id)
 
     async def test_an_unknown_version_is_recorded_as_aborted(self, metadata: Metadata, clock: Clock) -> None:
-        lost = replace(draft("lost"), bucket="b0000000-0000-4000-8000-00000000000f")
+        lost = replace(draft("lost"), bucket=BucketId("b0000000-0000-4000-8000-00000000000f"))
         for version in (draft("a"), lost):
             assert await metadata.versions.abort(version)
             row = await metadata.versions.find(version.bucket, version.key, version.id)

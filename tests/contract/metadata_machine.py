@@ -173,6 +173,7 @@ class MetadataMachine(RuleBasedStateMachine):
     @rule(version=versions)
     def delete_what_was_read(self, version: Version) -> None:
         known = self.known.get(version.id)
+        expected: type[DiscloudError] | None
         if known is not None and known.state is State.DELETED and known.key == version.key:
             expected = None  # repeated
         elif version.key not in self.heads:

@@ -34,10 +34,13 @@ class FailingConnection:
     def __init__(self, inner: sqlite3.Connection) -> None:
         self.inner = inner
         self.failing: tuple[str, ...] = ()
+        self.reason = "SQLITE_IOERR_WRITE"
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         if statement.startswith(self.failing):
-            raise sqlite3.OperationalError("disk I/O error")
+            error = sqlite3.OperationalError("it failed")
+            error.sqlite_errorname = self.reason
+            raise error
         return self.inner.execute(statement, *values)
 
     def __getattr__(self, name: str) -> Any:
@@ -71,10 +74,18 @@ async def outcomes(*calls: Any) -> list[Any]:
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO heads"])
-async def test_a_write_that_fails_is_unavailable_and_undone(disk: Disk, statement: str) -> None:
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("BEGIN", "SQLITE_IOERR_READ"),
+        ("INSERT INTO heads", "SQLITE_IOERR_WRITE"),
+        ("INSERT INTO heads", "SQLITE_FULL"),
+        ("COMMIT", "SQLITE_FULL"),
+    ],
+)
+async def test_a_write_that_fails_is_unavailable_and_undone(disk: Disk, statement: str, reason: str) -> None:
     before = disk.metadata.versions.peek(BUCKET.id, Key("a"))
-    disk.writer.failing = (statement,)
+    disk.writer.failing, disk.writer.reason = (statement,), reason
     for call in (disk.metadata.versions.put(draft("b"), ANY), disk.metadata.versions.put(draft("a"), ANY)):
         with pytest.raises(Unavailable) as caught:
             await call

@@ -28,6 +28,7 @@ class Writer:
         self._recent = recent
         self._rows = WrittenRows(connection, recent)
         self._undone = False
+        self._complained = ""
 
     def serve(self, calls: list[Call[WrittenRows]]) -> None:
         """Do all calls and give each its result or error."""
@@ -73,19 +74,32 @@ class Writer:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            reason = failed(error, self._path)
-            self._undo(calls, OutcomeUnknown(reason.detail, reason.hint or "repeat the request"))
+            self._undo(calls, self._doubt(error))
             self._recent.end(changed, ())
         else:
+            self._complained = ""
             self._rows.end()
             self._recent.end(changed, [head for head in changed.values() if head is not None])
 
+    def _doubt(self, error: sqlite3.Error) -> Unavailable:
+        """A commit that failed may show after a crash, unless its last page did not fit on the disk."""
+        reason = self._told(error)
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+            return reason
+        return OutcomeUnknown(reason.detail, reason.hint or "repeat the request")
+
     def _told(self, error: Exception) -> Unavailable:
         if isinstance(error, sqlite3.Error):
-            logs.error("metadata_write_failed", reason=str(error))
-            return failed(error, self._path)
+            return self._complain(failed(error, self._path))
         logs.error("metadata_operation_failed", traceback=True)
         return Unavailable(f"the metadata could not be written: {error}")
+
+    def _complain(self, reason: Unavailable) -> Unavailable:
+        """Log a failure of the database, once for all calls that meet it."""
+        if reason.detail != self._complained:
+            self._complained = reason.detail
+            logs.error("metadata_write_failed", reason=reason.detail)
+        return reason
 
     def _undo(self, calls: list[Call[WrittenRows]], error: Unavailable) -> None:
         """Nothing of this transaction may be remembered; what cannot be undone now is undone before the next."""
