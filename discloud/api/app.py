@@ -49,7 +49,7 @@ class App:
             self._count(request, 499, started)
             raise
         except Exception:  # noqa: BLE001 - the surface's last resort: a bug is logged whole and told without it
-            logs.error("request_failed", traceback=True, method=request.method, path=request.path[:200])
+            logs.error("request_failed", traceback=True, method=request.method, path=raw_path(request)[:200])
             response = problem(
                 DiscloudError("internal error", "the node's log has the details under this request_id")
             )
@@ -79,12 +79,13 @@ class App:
 
     def _count(self, request: web.BaseRequest, status: int, started: float) -> None:
         metrics.REQUESTS.add(1, request.method if request.method in METHODS else "other", str(status))
-        if request.path in OPEN_PATHS:
+        path = raw_path(request)
+        if path in OPEN_PATHS:
             return
         logs.info(
             "request",
             method=request.method,
-            path=request.path[:1200],
+            path=path[:1200],
             status=status,
             ms=round((time.perf_counter() - started) * 1000, 2),
             remote=request.remote,

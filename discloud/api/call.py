@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -65,7 +66,7 @@ class Call:
     surface: Surface
     path: dict[str, str]
     account: Account | None = None
-    _query: dict[str, str] = field(default_factory=dict)
+    _query: dict[str, str] | None = None
 
     @property
     def bucket(self) -> str:
@@ -78,16 +79,18 @@ class Call:
         return decode_key(self.path["key"])
 
     def query(self, name: str) -> str | None:
-        """A query parameter, None where absent."""
-        return self.request.query.get(name)
+        """A query parameter (the last of its name), None where absent."""
+        if self._query is None:
+            self._query = dict(parse_qsl(self.request.raw_path.partition("?")[2], keep_blank_values=True))
+        return self._query.get(name)
 
     def flag(self, name: str) -> bool:
         """Whether a query parameter says yes."""
-        return self.request.query.get(name, "").lower() in TRUE
+        return (self.query(name) or "").lower() in TRUE
 
     def number(self, name: str, default: int | None = None) -> int | None:
         """A query parameter that is a whole number from 0. Raises: Invalid."""
-        text = self.request.query.get(name)
+        text = self.query(name)
         if text is None:
             return default
         if not (text.isascii() and text.isdigit() and len(text) < 20):

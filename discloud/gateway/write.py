@@ -35,7 +35,7 @@ from discloud.core.model import (
     Version,
     VersionId,
 )
-from discloud.core.placement import Placement, make_wish, place
+from discloud.core.placement import Placement, Wish, make_wish, place
 from discloud.core.preconditions import check_write
 from discloud.errors import DiscloudError, NoSuchKey, OutcomeUnknown, TooLarge, Unavailable
 from discloud.gateway.buckets import Buckets
@@ -46,6 +46,8 @@ from discloud.gateway.seals import Seals
 from discloud.ports import SMALL, Metadata
 from discloud.transfer.threads import Threads
 
+WISHES = 1000
+"""Different wishes remembered for one view."""
 ANY = Precondition()
 """A change without conditions."""
 
@@ -128,6 +130,8 @@ class Writer:
         self._clock = clock
         self._draw = draw
         self._new_version = new_version
+        self._wishes_view = cluster.view
+        self._wishes: dict[tuple[object, ...], Wish] = {}
 
     async def put(self, wanted: Put, body: Body) -> Written:
         """Store an object. Everything that can be refused is refused before the body is read.
@@ -171,24 +175,42 @@ class Writer:
         check_write(wanted.only, head)
 
     def _place(self, bucket: Bucket, wanted: Put, length: int | None) -> tuple[Placement, int]:
-        view, me = self._cluster.view, self._cluster.me
-        wish = make_wish(
-            view,
-            me,
-            layout=wanted.layout,
-            copies=wanted.copies,
-            nodes=wanted.nodes,
-            regions=wanted.regions,
-            ack=wanted.ack,
-            bucket_layout=bucket.layout,
-            bucket_regions=bucket.regions,
-            mesh_layout=self._policy.layout,
-        )
+        wish = self._wish(bucket, wanted)
         placement = place(
-            wish, self._cluster.planned(), me, length, self._draw, self._policy.soft, self._policy.full
+            wish,
+            self._cluster.planned(),
+            self._cluster.me,
+            length,
+            self._draw,
+            self._policy.soft,
+            self._policy.full,
         )
-        needed = needed_acks(placement.layout, wanted.ack, len(placement.holders[0]))
-        return placement, needed
+        return placement, needed_acks(placement.layout, wanted.ack, len(placement.holders[0]))
+
+    def _wish(self, bucket: Bucket, wanted: Put) -> Wish:
+        """What the words of the request mean in this view; the same words mean the same until the view changes."""
+        view = self._cluster.view
+        if view is not self._wishes_view:
+            self._wishes_view, self._wishes = view, {}
+        words = (wanted.layout, wanted.copies, wanted.nodes, wanted.regions, wanted.ack)
+        name = (*words, bucket.layout, bucket.regions)
+        wish = self._wishes.get(name)
+        if wish is None:
+            wish = make_wish(
+                view,
+                self._cluster.me,
+                layout=wanted.layout,
+                copies=wanted.copies,
+                nodes=wanted.nodes,
+                regions=wanted.regions,
+                ack=wanted.ack,
+                bucket_layout=bucket.layout,
+                bucket_regions=bucket.regions,
+                mesh_layout=self._policy.layout,
+            )
+            if len(self._wishes) < WISHES:
+                self._wishes[name] = wish
+        return wish
 
     def _draft(
         self, bucket: Bucket, wanted: Put, placement: Placement, needed: int, length: int | None

@@ -1,0 +1,91 @@
+"""A mesh under clients and a nemesis behaves like one sequential store, loses nothing and leaves nothing behind.
+
+``DISCLOUD_STORM_SEED`` and ``DISCLOUD_STORM_SECONDS`` make it another or a longer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.storm import Nemesis, Pair, Storm
+from tests.support.linearizability import explain
+from tests.support.processes import Mesh, local_mesh, until
+
+SEED = int(os.environ.get("DISCLOUD_STORM_SEED", "1"))
+SECONDS = float(os.environ.get("DISCLOUD_STORM_SECONDS", "12"))
+CLIENTS = 6
+SETTINGS = {"DISCLOUD_LIMITS_GRACE": "2"}
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + SECONDS)]
+
+
+async def test_a_storm_of_clients_and_faults_is_linearizable_and_leaves_nothing(tmp_path: Path) -> None:
+    async with local_mesh(tmp_path, 4, SETTINGS) as mesh:
+        storm = Storm(mesh, SEED, [Pair(f"p{number}") for number in range(6)])
+        nemesis = Nemesis(mesh, SEED)
+        end = time.monotonic() + SECONDS
+        async with asyncio.TaskGroup() as all_of_them:
+            for number in range(CLIENTS):
+                all_of_them.create_task(storm.client(number, end))
+            all_of_them.create_task(nemesis.run(end))
+        await mesh.ready()
+        print(storm.answers, nemesis.deeds, sep="\n")
+        assert not storm.odd, storm.odd
+        await read_everything_everywhere(storm)
+        for pair in storm.pairs:
+            check(pair)
+        await delete_everything(storm)
+
+
+async def read_everything_everywhere(storm: Storm) -> None:
+    """Every node lists the same, and serves what it lists: acknowledged, whole, also what has one copy only."""
+    for pair in storm.pairs:
+        seen = set()
+        for node in storm.mesh.nodes:
+            found = await storm.mesh.json("GET", node, f"/v1/files/files?prefix={pair.name}/")
+            state = storm.listed(pair, found["objects"])
+            seen.add(state)
+            for key, value in enumerate(state):
+                if value is not None:
+                    assert await storm.mesh.get(node, pair.path(key)) == storm.body(value)
+        assert len(seen) == 1, f"{pair.name}: nodes list differently: {seen}"
+        for key in range(2):
+            for node in storm.mesh.nodes:
+                await storm.get(None, pair, key, node)  # type: ignore[arg-type]
+
+
+def check(pair: Pair) -> None:
+    order = explain(pair.history, (None, None))
+    if order is not None:
+        began = min(done.begin for done in pair.history)
+        lines = [
+            f"{done.begin - began:8.3f} {done.end - began:8.3f} {done.outcome:8} {done.value} "
+            f"match={done.match} none={done.none_match} {done.seen} {done.note}"
+            for done in sorted(pair.history, key=lambda done: done.begin)
+        ]
+        last = [done.note for done in order[-5:]]
+        pytest.fail(f"{pair.name} is not linearizable, stuck behind {last} (of {len(order)}):\n" + "\n".join(lines))
+
+
+async def delete_everything(storm: Storm) -> None:
+    """Sweep and gc take every blob: of what was deleted, replaced, refused and given up."""
+    mesh = storm.mesh
+    for each in (await mesh.json("GET", mesh.root, "/v1/files/files"))["objects"]:
+        assert await mesh.status("DELETE", mesh.root, f"/v1/files/files/{each['key']}") == 204
+
+    async def nothing_left() -> bool:
+        assert await blobs_of(mesh) == {node.name: 0 for node in mesh.nodes}, await blobs_of(mesh)
+        temporary = [path for node in mesh.nodes for path in node.data.rglob("*.tmp")]
+        assert not temporary, temporary
+        return True
+
+    await until(nothing_left, 90, "the removal of every blob")
+
+
+async def blobs_of(mesh: Mesh) -> dict[str, int]:
+    found = await mesh.json("GET", mesh.root, "/v1/nodes")
+    return {node["name"]: node["blobs"] for node in found["nodes"]}

@@ -1,0 +1,137 @@
+"""Is a history of reads and writes one that a single, sequential store could have given?
+
+The algorithm of Wing and Gong (1993) with the memory of Lowe (2017): operations are put in an order one by one, each
+between its call and its answer, and no set of done operations with the same state is tried twice. An
+operation that changes nothing and fits is taken at once, which is sound and keeps the search short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+State = tuple[int | None, ...]
+"""The value of each key, None = absent. Every write has a value of its own."""
+ANYTHING = -1
+"""In ``match``: any value, but not absence."""
+
+
+class Undecided(AssertionError):
+    """The search took more steps than it may: neither right nor wrong is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One operation on a few keys that belong together; keys are positions in the state.
+
+    ``outcome``: ``ok``, ``unmet`` (a condition did not hold), ``absent`` or ``unknown``, which may have happened at any
+    time since ``begin``, or never. ``match`` / ``none_match``: the If-Match value and whether If-None-Match: * was sent.
+    """
+
+    kind: str
+    key: int
+    begin: float
+    end: float = inf
+    outcome: str = "unknown"
+    value: int | None = None
+    match: int | None = None
+    none_match: bool = False
+    target: int = 0
+    seen: State = ()
+    note: str = ""
+
+
+def apply(state: State, done: Done) -> State | None:
+    """The state after ``done``, or None where a store in ``state`` would have answered otherwise."""
+    if done.kind == "list":
+        return state if state == done.seen else None
+    found = state[done.key]
+    if done.kind == "get":
+        return state if found == done.value else None
+    if done.outcome == "absent":
+        return state if found is None else None
+    holds = _holds(done, found)
+    if done.outcome == "unmet":
+        return None if holds else state
+    if not holds:
+        return None
+    if done.kind == "put":
+        return _with(state, done.key, done.value)
+    if found is None:
+        return None
+    if done.kind == "delete":
+        return _with(state, done.key, None)
+    if done.value is not None and done.value != found:
+        return None
+    return _with(_with(state, done.key, None), done.target, found)
+
+
+def _holds(done: Done, found: int | None) -> bool:
+    if done.none_match and found is not None:
+        return False
+    return done.match is None or (found is not None and done.match in (ANYTHING, found))
+
+
+def _with(state: State, key: int, value: int | None) -> State:
+    return (*state[:key], value, *state[key + 1 :])
+
+
+def explain(history: Sequence[Done], start: State, steps: int = 400_000) -> list[Done] | None:
+    """None if the history is linearizable, else the longest order found, behind which nothing fits.
+
+    Raises: Undecided.
+    """
+    operations = sorted(history, key=lambda done: done.begin)
+    every = sum(1 << position for position, done in enumerate(operations) if done.outcome != "unknown")
+    seen: set[tuple[int, State]] = set()
+    open_: list[tuple[int, State, tuple[int, ...]]] = [(0, start, ())]
+    longest: tuple[int, ...] = ()
+    while open_:
+        mask, state, order = open_.pop()
+        mask, order = _take_fitting(operations, mask, state, order)
+        if mask & every == every:
+            return None
+        if (mask, state) in seen:
+            continue
+        seen.add((mask, state))
+        if len(seen) > steps:
+            raise Undecided(f"{len(history)} operations, {len(seen)} steps")
+        longest = max(longest, order, key=len)
+        for position in _candidates(operations, mask):
+            after = apply(state, operations[position])
+            if after is not None:
+                open_.append((mask | 1 << position, after, (*order, position)))
+    return [operations[position] for position in longest]
+
+
+def _candidates(operations: Sequence[Done], mask: int) -> list[int]:
+    """What may come next: all that began before the first answer that is still due. Surest last: it is tried first."""
+    due = min(
+        (done.end for position, done in enumerate(operations) if not mask >> position & 1),
+        default=inf,
+    )
+    found = []
+    for position, done in enumerate(operations):
+        if done.begin > due:
+            break
+        if not mask >> position & 1:
+            found.append(position)
+    return sorted(found, key=lambda position: -operations[position].end)
+
+
+def _take_fitting(
+    operations: Sequence[Done], mask: int, state: State, order: tuple[int, ...]
+) -> tuple[int, tuple[int, ...]]:
+    """Take every operation that fits now and changes nothing: whoever takes it later may as well take it now."""
+    while True:
+        fitting = [
+            position
+            for position in _candidates(operations, mask)
+            if operations[position].outcome != "unknown" and apply(state, operations[position]) == state
+        ]
+        if not fitting:
+            return mask, order
+        for position in fitting:
+            mask |= 1 << position
+        order = (*order, *fitting)
