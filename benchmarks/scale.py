@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
 
 from benchmarks.servers import mesh
+from benchmarks.sqlite_metadata import ANY, draft, random_key
 from discloud.adapters.disk import DiskBlobs, DiskSettings
+from discloud.adapters.sqlite import SqliteMetadata
 from discloud.core.model import BlobId, BucketId, Key, Label, Layout, SegmentId, VersionId
 
 BLOBS = 100_000
@@ -43,15 +46,26 @@ async def _start_with_blobs(folder: Path) -> None:
     print(f"| start with {BLOBS:,} blobs | {seconds:.2f} s | - | - |")
 
 
+async def _fill(database: Path, bucket: str, count: int) -> None:
+    """Give a bucket ``count`` objects, by the metadata alone: a listing asks nothing else."""
+    async with await SqliteMetadata.open(database) as metadata:
+        home = (await metadata.buckets.get(bucket)).id
+
+        async def put(number: int) -> None:
+            version = replace(draft(random_key(number)), bucket=home)
+            await metadata.versions.put(version, ANY)
+
+        for start in range(0, count, 1000):
+            await asyncio.gather(*(put(number) for number in range(start, min(start + 1000, count))))
+
+
 def listing(folder: Path, keys: int = 1_000_000) -> None:
     """Milliseconds for 1,000 of 1,000,000 keys over HTTP, flat and with a delimiter."""
-    from benchmarks.sqlite_metadata import fill
-
     with mesh(folder / "list", 1) as running:
         running.api("PUT", "/v1/buckets/many", {})
-    asyncio.run(fill(folder / "list" / "node1" / "metadata.db", "many", keys))
+    asyncio.run(_fill(folder / "list" / "node1" / "metadata.db", "many", keys))
     with mesh(folder / "list", 1) as running:
-        for query in ("limit=1000&after=d500/", "limit=1000&delimiter=/"):
+        for query in ("limit=1000&after=8/", "limit=1000&delimiter=/&prefix=8/"):
             times: list[float] = []
             page = running.api("GET", f"/v1/files/many?{query}")
             for _ in range(9):

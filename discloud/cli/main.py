@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from discloud import __version__
-from discloud.cli.output import say_error
+from discloud.cli.output import say_error, told
 from discloud.errors import DiscloudError
 
 INTERRUPTED = 130
@@ -119,7 +119,7 @@ class LazyGroup(click.Group):
             say_error(error.format_message())
             code = error.exit_code
         except DiscloudError as error:
-            say_error(str(error))
+            say_error(told(error))
             code = 1
         except OSError as error:
             say_error(f"{error.filename or 'this machine'}: {error.strerror or error}")

@@ -14,12 +14,22 @@ from typing import Any
 
 import click
 
+from discloud.errors import DiscloudError
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def say_error(text: str) -> None:
     """A failure in one line on stderr."""
     click.echo(f"{paint('discloud: error:', 'red', err=True)} {one_line(text)}", err=True)
+
+
+def told(error: DiscloudError) -> str:
+    """What happened and what to do next, as one sentence: hints are written with and without a capital."""
+    if not error.hint:
+        return error.detail
+    hint = error.hint[:1].lower() + error.hint[1:]
+    return f"{error.detail.rstrip('.')}; {hint}"
 
 
 def say_warning(text: str) -> None:

@@ -8,7 +8,8 @@ operation that changes nothing and fits is taken at once, which is sound and kee
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 
 State = tuple[int | None, ...]
@@ -27,6 +28,8 @@ class Done:
 
     ``outcome``: ``ok``, ``unmet`` (a condition did not hold), ``absent`` or ``unknown``, which may have happened at any
     time since ``begin``, or never. ``match`` / ``none_match``: the If-Match value and whether If-None-Match: * was sent.
+    ``twin``: another client made the same rename at that time. A store that knows changes by the version they were made
+    for takes the second for the first, sent again.
     """
 
     kind: str
@@ -39,6 +42,7 @@ class Done:
     none_match: bool = False
     target: int = 0
     seen: State = ()
+    twin: bool = False
     note: str = ""
 
 
@@ -58,12 +62,10 @@ def apply(state: State, done: Done) -> State | None:
         return None
     if done.kind == "put":
         return _with(state, done.key, done.value)
-    if found is None:
-        return None
     if done.kind == "delete":
-        return _with(state, done.key, None)
-    if done.value is not None and done.value != found:
-        return None
+        return None if found is None else _with(state, done.key, None)
+    if found is None or done.value not in (None, found):
+        return state if done.twin and done.outcome == "ok" else None
     return _with(_with(state, done.key, None), done.target, found)
 
 
@@ -82,7 +84,7 @@ def explain(history: Sequence[Done], start: State, steps: int = 400_000) -> list
 
     Raises: Undecided.
     """
-    operations = sorted(history, key=lambda done: done.begin)
+    operations = sorted(_with_twins(history), key=lambda done: done.begin)
     every = sum(1 << position for position, done in enumerate(operations) if done.outcome != "unknown")
     seen: set[tuple[int, State]] = set()
     open_: list[tuple[int, State, tuple[int, ...]]] = [(0, start, ())]
@@ -103,6 +105,20 @@ def explain(history: Sequence[Done], start: State, steps: int = 400_000) -> list
             if after is not None:
                 open_.append((mask | 1 << position, after, (*order, position)))
     return [operations[position] for position in longest]
+
+
+def _with_twins(history: Sequence[Done]) -> list[Done]:
+    renames = [done for done in history if done.kind == "rename" and done.outcome != "absent"]
+    return [
+        replace(done, twin=any(map(partial(_is_twin, done), renames))) if done.kind == "rename" else done
+        for done in history
+    ]
+
+
+def _is_twin(one: Done, other: Done) -> bool:
+    alike = one.value == other.value or None in (one.value, other.value)
+    same = alike and (one.key, one.target) == (other.key, other.target)
+    return one is not other and same and one.begin <= other.end and other.begin <= one.end
 
 
 def _candidates(operations: Sequence[Done], mask: int) -> list[int]:

@@ -174,6 +174,10 @@ class LargeFiles:
             self.forget(key)
 
 
+GROWTH = 16 << 20
+"""Bytes by which a file of known length takes room ahead of its bytes."""
+
+
 class LargeFileWriter:
     """A blob's temporary file being filled by one thread at a time. Raises OSError; the owner translates."""
 
@@ -185,12 +189,19 @@ class LargeFileWriter:
         self._sum = 0
         self._filled = 0
         self._written_back = 0
+        self._expected = length or 0
+        self._allocated = 0
         self._fd = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        if length:
-            self._allocate(length)
+
+    @property
+    def laid(self) -> int:
+        """Bytes of the disk that the file takes."""
+        return max(self._allocated, self.length)
 
     def write(self, data: memoryview) -> None:
         """Append bytes, checksumming them block by block."""
+        if self._allocated < self.length + data.nbytes <= self._expected:
+            self._allocate(self.length + data.nbytes)
         self._files.write(self._fd, [data], self.length)
         self.length += data.nbytes
         while data.nbytes:
@@ -221,13 +232,11 @@ class LargeFileWriter:
             fd, self._fd = self._fd, -1
             self._files.close(fd)
 
-    def _allocate(self, length: int) -> None:
-        try:
-            self._files.allocate(self._fd, 0, length)
-        except OSError:
-            self.close()
-            self._files.remove(self.path)
-            raise
+    def _allocate(self, needed: int) -> None:
+        """Take room a step ahead: contiguous, but never all that a client merely declares."""
+        target = min(max(needed, self._allocated + GROWTH), self._expected)
+        self._files.allocate(self._fd, self._allocated, target - self._allocated)
+        self._allocated = target
 
     def _end_block(self) -> None:
         self._sums += self._sum.to_bytes(4)

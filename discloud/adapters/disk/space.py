@@ -26,7 +26,9 @@ class Space:
         self._lock = Lock()
         self._broken = ""
         self.reserved = 0
+        self._laid = 0
         self.total, self.free = files.room(folder)
+        self._room = self.free
         self._capacity = capacity
 
     @property
@@ -42,7 +44,10 @@ class Space:
     def measure(self) -> None:
         """Ask the disk what it has left. May wait. A disk that does not say has what it had."""
         with suppress(OSError):
-            self.total, self.free = self._files.room(self._folder)
+            total, free = self._files.room(self._folder)
+            with self._lock:
+                # What writers have on the disk already is in their promise: it must not count twice.
+                self.total, self.free, self._room = total, free, free + self._laid
 
     def fail(self, error: OSError) -> None:
         """Turn read-only until the next start: the disk does not keep what it is given."""
@@ -70,7 +75,7 @@ class Space:
                     f"and writes end at {self._full:.0%}",
                     "Remove objects, or add a node.",
                 )
-            if self.free - self.reserved - length < self.total * (1 - self._full):
+            if self._room - self.reserved - length < self.total * (1 - self._full):
                 raise NoSpace(
                     f"{length} bytes do not fit: the disk has {self.free} of {self.total} bytes left "
                     f"and writes end at {self._full:.0%}",
@@ -78,7 +83,15 @@ class Space:
                 )
             self.reserved += length
 
-    def release(self, length: int) -> None:
-        """Give a promise back that is not needed."""
+    def lay(self, length: int) -> None:
+        """Note that ``length`` more promised bytes are on the disk."""
+        with self._lock:
+            self._laid += length
+
+    def release(self, length: int, laid: int = 0, *, kept: bool = False) -> None:
+        """End a promise. ``laid`` of it came to the disk and stays there (``kept``) or was removed."""
         with self._lock:
             self.reserved -= length
+            self._laid -= laid
+            if kept:
+                self._room -= laid

@@ -30,6 +30,8 @@ class DiskWriter:
         self._folder, self._blob, self._key, self._label = folder, blob, key, label
         self._expected = length
         self._reserved = 0
+        self._laid = 0
+        self._kept = False
         self._length = 0
         self._buffer = bytearray()
         self._file: LargeFileWriter | None = None
@@ -64,7 +66,7 @@ class DiskWriter:
         self._folder.recency.touch(self._key)
         if not is_new:
             return await self._folder.stored(self._key)
-        self._file = None
+        self._file, self._kept = None, True
         return self._folder.shown(self._footer(hash, created, b""), self._key)
 
     def close(self) -> None:
@@ -76,8 +78,8 @@ class DiskWriter:
             if file is not None:
                 file.close()
                 self._folder.remove_temp(file.path)
-        self._folder.space.release(self._reserved)
-        self._reserved = 0
+        self._folder.space.release(self._reserved, self._laid, kept=self._kept)
+        self._reserved = self._laid = 0
 
     @property
     def spilled(self) -> bool:
@@ -95,6 +97,9 @@ class DiskWriter:
                     self._file.write(memoryview(self._buffer))
                 self._buffer = bytearray()
             self._file.write(data)
+            laid = self._file.laid
+            self._folder.space.lay(laid - self._laid)
+            self._laid = laid
 
     def _finish(self, hash: bytes, created: float) -> Entry:
         """Make the file whole and durable."""
