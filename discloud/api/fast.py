@@ -1,7 +1,8 @@
-"""The short path: plain small GETs of hot objects are answered in ``data_received``, without a task or a parser.
+"""The short path: plain small GETs are answered from ``data_received``, without aiohttp's parser and its task.
 
-Whatever is not certainly plain goes to aiohttp, unchanged: a request with a query, a Range, a condition or a body, one that is
-not alone and whole on an idle connection, an object that is not small, local and known at once. So the short path may
+An object that lies here and is known at once is answered on the spot; for one that lies elsewhere a short coroutine asks the
+other nodes while the connection's next bytes wait. Whatever is not certainly plain goes to aiohttp, unchanged: a request with a query, a Range, a condition or a body, one that is
+not alone and whole on an idle connection, an object that is not small. So the short path may
 always say no and both paths answer alike (tests/api/test_fast.py compares them on generated requests). It uses private
 names of aiohttp's ``RequestHandler``; aiohttp is pinned for that.
 """
@@ -9,11 +10,13 @@ names of aiohttp's ``RequestHandler``; aiohttp is pinned for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
+from discloud.errors import DiscloudError
 
 HEAD_END = b"\r\n\r\n"
 FIRST = b"GET /v1/files/"
@@ -21,14 +24,25 @@ LAST = b" HTTP/1.1"
 BUFFERED = 64 * 1024
 """Bytes waiting in the transport above which the slow path (with its back-pressure) takes over."""
 
-ShortCut = Callable[[bytes, bytes], bytes | None]
-"""Answers (raw target behind ``/v1/files/``, header block) with the bytes to send, or None = not plain."""
+Later = Coroutine[Any, Any, bytes | None]
+ShortCut = Callable[[bytes, bytes], bytes | Later | None]
+"""Answers (raw target behind ``/v1/files/``, header block) with the bytes to send, with a coroutine that gives them, or
+with None = not plain; the coroutine may still find that out."""
 
 
 class FastHandler(RequestHandler):
     """One client connection. ``full``: the node has too many; it is closed at once."""
 
-    __slots__ = ("_arrived", "_clean", "_full", "_head_seconds", "_head_timer", "_parser_seen", "_short_cut")
+    __slots__ = (
+        "_clean",
+        "_full",
+        "_head_seconds",
+        "_head_timer",
+        "_held",
+        "_later",
+        "_parser_seen",
+        "_short_cut",
+    )
 
     def __init__(
         self,
@@ -45,6 +59,8 @@ class FastHandler(RequestHandler):
         self._full = full
         self._head_seconds = head
         self._head_timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.Task[None] | None = None
+        self._held = b""
         self._clean = True
         self._parser_seen: object = self._parser
 
@@ -55,14 +71,23 @@ class FastHandler(RequestHandler):
             transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the timer with the connection."""
+        """Forget with the connection what was under way for it."""
         self._stop_head_timer()
+        if self._later is not None:
+            self._later.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Answer on the short path what is plain; hand everything else to aiohttp."""
+        if self._later is not None:
+            self._hold(data)
+            return
         if self._short_cut is not None and self._idle() and data.endswith(HEAD_END) and self._answer(data):
             return
+        self._hand_over(data)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Give bytes to aiohttp's parser."""
         idle = self._waiter is not None and not self._waiter.done()
         super().data_received(data)
         # At a message's end the parser holds nothing: only then may a later request be taken from under it.
@@ -99,22 +124,60 @@ class FastHandler(RequestHandler):
         answers = []
         for request in data.split(HEAD_END)[:-1]:
             answer = self._one(request)
-            if answer is None:
-                break
-            answers.append(answer)
-        if not answers:
-            return False
-        transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._keepalive = True
+            if isinstance(answer, bytes):
+                answers.append(answer)
+                continue
+            if answer is not None:
+                self._begin_later(answer, request + HEAD_END)
+            break
+        if answers:
+            transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+            self._keep_alive()
         rest = data.split(HEAD_END, len(answers))[len(answers)]
-        if rest:
+        if self._later is not None:
+            self._held = rest.partition(HEAD_END)[2]
+        elif answers and rest:
             self._clean = False
             super().data_received(rest)
             self._clean = True
-        return True
+        return bool(answers) or self._later is not None
 
-    def _one(self, request: bytes) -> bytes | None:
+    def _keep_alive(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._keepalive = True
+
+    def _begin_later(self, work: Later, request: bytes) -> None:
+        self._keep_alive()
+        self._later = self._loop.create_task(self._finish(work, request))
+
+    async def _finish(self, work: Later, request: bytes) -> None:
+        """Answer a request that had to ask other nodes; what it cannot answer is aiohttp's, as is telling errors."""
+        try:
+            answer = await work
+        except DiscloudError:
+            answer = None
+        self._later = None
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if answer is None:
+            self._hand_over(request)
+        else:
+            transport.write(answer)
+            self._keep_alive()
+        held, self._held = self._held, b""
+        if len(held) > BUFFERED:
+            transport.resume_reading()
+        if held:
+            self.data_received(held)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes before the answer; a client that sends much ahead is not read from meanwhile."""
+        self._held += data
+        if len(self._held) > BUFFERED:
+            cast("asyncio.Transport", self.transport).pause_reading()
+
+    def _one(self, request: bytes) -> bytes | Later | None:
         line, _, headers = request.partition(b"\r\n")
         if not (line.startswith(FIRST) and line.endswith(LAST)):
             return None

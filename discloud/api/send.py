@@ -14,7 +14,7 @@ from discloud import metrics
 from discloud.api import headers
 from discloud.api.call import Call
 from discloud.api.problem import NoSuchRange
-from discloud.core.model import NodeId
+from discloud.cluster import Cluster
 from discloud.core.preconditions import ReadVerdict, range_applies
 from discloud.core.ranges import Span, parse_range
 from discloud.errors import ClientGone, DiscloudError, PreconditionFailed, RangeNotSatisfiable, TooLarge
@@ -43,7 +43,7 @@ async def send(call: Call, found: Found) -> web.StreamResponse:
         if span.length <= WHOLE:
             return await _send_whole(call, gather, span.length, status, fields)
         await gather.open()
-        _name_source(call, fields, gather)
+        fields["Discloud-Source"] = source_of(call.surface.cluster, gather)
         response = web.StreamResponse(status=status, headers=fields)
         response.content_length = span.length
         return await _stream(call, response, [(b"", gather)], b"")
@@ -55,7 +55,7 @@ async def _send_whole(
     """A stretch that is held in memory, as part of the budget, until the client has taken it."""
     async with call.surface.memory.hold(length):
         data = await gather.fetch() if length else b""
-        _name_source(call, fields, gather)
+        fields["Discloud-Source"] = source_of(call.surface.cluster, gather)
         metrics.BYTES_OUT.add(length, fields["Discloud-Source"][:5])
         response = web.Response(body=data, status=status, headers=fields)
         if length <= UNHELD:
@@ -128,15 +128,13 @@ def _spans(call: Call, found: Found) -> tuple[Span, ...] | None:
         raise NoSuchRange(error, version.size) from error
 
 
-def _name_source(call: Call, fields: CIMultiDict[str], *gathers: Gather) -> None:
+def source_of(cluster: Cluster, gather: Gather) -> str:
     """``Discloud-Source``: ``local``, or ``peer`` and the names of the nodes that the bytes come from."""
-    cluster = call.surface.cluster
-    nodes: dict[NodeId, None] = {}
-    for gather in gathers:
-        nodes |= dict.fromkeys(each.node for each in gather.attempts if each.outcome == "serves")
+    nodes = dict.fromkeys(each.node for each in gather.attempts if each.outcome == "serves")
     others = [node for node in nodes if node != cluster.me]
-    names = [known.name for node in others if (known := cluster.view.find(node))]
-    fields["Discloud-Source"] = f"peer {','.join(names)}" if others else "local"
+    if not others:
+        return "local"
+    return f"peer {','.join(known.name for node in others if (known := cluster.view.find(node)))}"
 
 
 async def _stream(
@@ -186,7 +184,7 @@ async def _send_many(
     gathers = [call.surface.reader.gather(found, span) for span in spans]
     await gathers[0].open()
     try:
-        _name_source(call, fields, gathers[0])
+        fields["Discloud-Source"] = source_of(call.surface.cluster, gathers[0])
         response = web.StreamResponse(status=206, headers=fields)
         response.content_length = response_length
         return await _stream(call, response, list(zip(heads, gathers, strict=True)), tail)

@@ -56,6 +56,10 @@ _BY_STATUS: dict[int, type[DiscloudError]] = {
     504: Unavailable,
     507: InsufficientStorage,
 }
+_BY_CODE = {
+    "no-such-bucket": 'see "discloud ls" for those there are, or make it with "discloud mb"',
+    "no-such-key": 'see "discloud ls BUCKET"',
+}
 _OWN_HINTS = {401: "give the token with DISCLOUD_TOKEN or --token"}  # the server's speaks of headers
 _LOGGED = {500, 503}  # answers whose request is worth looking for in the logs of the nodes
 _HINTS = {
@@ -220,6 +224,8 @@ class Client:
                 response = await self._attempt(self._addresses[at], request)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 continue  # nothing was sent
+            except aiohttp.ClientResponseError as error:  # no HTTP: another program, or the peer port
+                raise _not_discloud(self._addresses[at]) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if request.repeatable and turn < count - 1:
                     continue
@@ -269,7 +275,8 @@ class Client:
         detail = str(problem.get("detail") or _by_status(request.what, response))
         if response.status in _LOGGED and (request_id := problem.get("request_id")):
             detail = f"{detail.rstrip('.')} (request {request_id})"
-        hint = _OWN_HINTS.get(response.status) or str(problem.get("hint") or _HINTS.get(response.status, ""))
+        usual = _BY_CODE.get(str(problem.get("code"))) or _HINTS.get(response.status, "")
+        hint = _OWN_HINTS.get(response.status) or str(problem.get("hint") or usual)
         return kind(detail.rstrip("."), hint)
 
 
@@ -284,4 +291,7 @@ def _by_status(what: str, response: aiohttp.ClientResponse) -> str:
 
 
 def _not_discloud(address: str) -> DiscloudError:
-    return Unavailable(f"{address} does not answer like a node of discloud", "check the address")
+    return Unavailable(
+        f"{address} does not answer like a node of discloud",
+        "check the address: it is that of the HTTP API, port 7070 unless moved",
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from discloud.cli.output import table
+from discloud.cli.output import table, told
 from discloud.config import render_example, render_reference, resolve, settings
 from discloud.errors import Invalid
 
@@ -49,7 +49,7 @@ def _show(file: Path | None, *, with_origin: bool) -> None:
     try:
         given = resolve(named, os.environ, {})
     except Invalid as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(told(error)) from error
     rows = []
     for name, setting in settings().items():
         value = given[name].value

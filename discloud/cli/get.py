@@ -16,7 +16,7 @@ from discloud.cli.download import Fetch
 from discloud.cli.landing import PartFile, Stream
 from discloud.cli.listing import below
 from discloud.cli.options import SizeType, as_json, jobs, on_mesh, quiet
-from discloud.cli.output import emit, human, say_error
+from discloud.cli.output import emit, human, say_error, told
 from discloud.cli.profile import Profile
 from discloud.cli.progress import FileProgress, Progress
 from discloud.cli.remote import ANY, OBJECT, Remote
@@ -71,6 +71,8 @@ def get(
         raise click.UsageError(f"{source} is not an object; to fetch what is below it add -r")
     if recursive and target == "-":
         raise click.UsageError("many objects cannot go to standard output; name a folder")
+    if recursive and target and Path(target).exists() and not Path(target).is_dir():
+        raise click.UsageError(f"{target!r} is not a folder; what is below {source} needs one")
     with Progress("got", quiet=quiet or target == "-") as progress:
         if recursive:
             run(_get_tree(profile, source, Path(target or source.file_name), wish, progress))
@@ -104,7 +106,7 @@ async def _cat(profile: Profile, sources: tuple[Remote, ...]) -> bool:
                 landing = Stream(sys.stdout.buffer, str(source))
                 await Fetch(client, source, landing, FileProgress(silent, 0), {}).run()
             except DiscloudError as error:
-                say_error(str(error))
+                say_error(told(error))
                 whole = False
     return whole
 
@@ -122,6 +124,8 @@ async def _get_one(
             path = Tree(path).claim(source.file_name)
         elif not target:
             path = Tree(Path()).claim(source.file_name)
+        if not path.parent.is_dir():
+            raise Invalid(f"there is no folder {path.parent} here", "make it first, or name another")
         progress.expect(0)  # the answer will tell
         progress.all_known()
         await _get_file(client, source, path, 0, wish, progress)

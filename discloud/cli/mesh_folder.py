@@ -149,7 +149,7 @@ class MeshFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return False
 
@@ -162,8 +162,13 @@ class MeshFolder:
 
     @contextmanager
     def hold(self) -> Iterator[int]:
-        """The lock's descriptor, to be inherited by the containers. Makes the folder. Raises: Conflict (it lives already)."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """The lock's descriptor, to be inherited by the containers. Makes the folder. Raises: Conflict (it lives already), Invalid."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Invalid(
+                f"cannot make the folder {self.path}: {error.strerror}", "name another folder with --dir"
+            ) from error
         with (self.path / "lock").open("w+b") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from discloud.cli.output import say_warning
+from discloud.cli.output import say_warning, told
 from discloud.cli.processes import authority
 from discloud.config import Config, load
 from discloud.core.model import Role
@@ -84,7 +84,7 @@ def load_or_refuse(file: Path | None, environ: Mapping[str, str], flags: Mapping
     try:
         return load(named, environ, {FLAGS[flag]: value for flag, value in flags.items()})
     except Invalid as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(told(error)) from error
 
 
 def warn_beyond_loopback(host: str, port: int) -> None:

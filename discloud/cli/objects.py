@@ -12,7 +12,7 @@ from discloud.cli.batch import each, run
 from discloud.cli.client import HOPELESS, Client
 from discloud.cli.listing import below
 from discloud.cli.options import as_json, jobs, on_mesh, quiet
-from discloud.cli.output import emit, human, moment, name, say_error, table
+from discloud.cli.output import emit, human, moment, name, say_error, table, told
 from discloud.cli.profile import Profile
 from discloud.cli.remote import ANY, OBJECT, Remote
 from discloud.errors import DiscloudError, NoSuchKey
@@ -122,7 +122,8 @@ def rm(
             raise DiscloudError("nothing was removed")
     removed, failed = run(_remove(profile, targets, recursive, jobs, as_json))
     if not quiet and (recursive or len(targets) > 1):
-        click.echo(f"removed {removed} objects" + (f", {failed} failed" if failed else ""), err=True)
+        objects = "1 object" if removed == 1 else f"{removed} objects"
+        click.echo(f"removed {objects}" + (f", {failed} failed" if failed else ""), err=True)
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -143,7 +144,7 @@ async def _remove(
                 found = True
                 yield remote
             if not found and target.key:
-                say_error(str(NoSuchKey(f"nothing in {target.bucket} is below {target.key!r}")))
+                say_error(told(NoSuchKey(f"nothing in {target.bucket} is below {target.key!r}")))
                 counts[1] += 1
 
     async def one(target: Remote) -> None:
@@ -152,7 +153,7 @@ async def _remove(
         except HOPELESS:
             raise
         except DiscloudError as error:
-            say_error(str(error))
+            say_error(told(error))
             counts[1] += 1
             return
         counts[0] += 1

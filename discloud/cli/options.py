@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
+from discloud.cli.output import told
 from discloud.cli.profile import Profile, load_profile
 from discloud.core.units import parse_size
 from discloud.errors import Invalid
@@ -33,7 +34,7 @@ def on_mesh(command: Callable[Concatenate[Profile, P], None]) -> Callable[..., N
         try:
             profile = load_profile(os.environ, url, token)
         except Invalid as error:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(told(error)) from error
         command(profile, *args, **options)
 
     return with_profile
@@ -51,7 +52,7 @@ class SizeType(click.ParamType[int]):
         try:
             return parse_size(value)
         except Invalid as error:
-            self.fail(str(error), param, ctx)
+            self.fail(told(error), param, ctx)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON, one object per line.")

@@ -28,8 +28,10 @@ def told(error: DiscloudError) -> str:
     """What happened and what to do next, as one sentence: hints are written with and without a capital."""
     if not error.hint:
         return error.detail
-    hint = error.hint[:1].lower() + error.hint[1:]
-    return f"{error.detail.rstrip('.')}; {hint}"
+    first, space, rest = error.hint.partition(" ")
+    if first.istitle() and first.isalpha():
+        first = first.lower()
+    return f"{error.detail.rstrip('.')}; {first}{space}{rest}"
 
 
 def say_warning(text: str) -> None:

@@ -14,7 +14,8 @@ from typing import Self
 
 import click
 
-from discloud.cli.output import human, one_line, say_error, say_warning, span
+from discloud.cli.output import human, one_line, say_error, say_warning, span, told
+from discloud.errors import DiscloudError
 
 _REDRAW = 0.1  # seconds between two drawings: terminals are slow
 _CLEAR = "\r\x1b[K"
@@ -82,11 +83,11 @@ class Progress:
         if not self._bar and not self._quiet:
             click.echo(one_line(line), err=True)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: DiscloudError) -> None:
         """A file failed; the others go on."""
         self.failed += 1
         self._clear()
-        say_error(str(error))
+        say_error(told(error))
 
     def warn(self, text: str) -> None:
         """Show a warning without disturbing the bar."""

@@ -161,7 +161,9 @@ def _plan_file(path: Path, target: str, uploads: list[Upload], progress: Progres
             raise Invalid(f"{path} is not a file", "pipes can be stored with -")
         uploads.append(Upload(path, parse_remote(target), status.st_size))
     except DiscloudError as error:
-        progress.fail(Invalid(f"cannot store {path}: {error.detail}", error.hint))
+        progress.fail(
+            Invalid(f"cannot store {path}: {error.detail}", "rename it here, or store it alone as BUCKET/KEY")
+        )
     except OSError as error:
         progress.fail(Invalid(f"cannot read {path}: {error.strerror}"))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
+from discloud.cli.output import told
 from discloud.core.keys import check_bucket_name, check_key, encode_key
 from discloud.errors import DiscloudError
 
@@ -68,12 +70,18 @@ class RemoteType(click.ParamType[Remote]):
         try:
             remote = parse_remote(value)
         except DiscloudError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(_local(value) or told(error), param, ctx)
         if self._needs_key and not remote.key:
-            self.fail(
-                f"{value!r} names a bucket, not an object; write it like {remote.bucket}/name", param, ctx
-            )
+            bucket = f"{value!r} names a bucket, not an object; write it like {remote.bucket}/name"
+            self.fail(_local(value) or bucket, param, ctx)
         return remote
+
+
+def _local(text: str) -> str:
+    """What to say to somebody who named something of this machine, "" to everybody else."""
+    if not text or not os.path.lexists(text):
+        return ""
+    return f"{text!r} is on this machine and not in the mesh; store it with put, or name it like BUCKET/KEY"
 
 
 ANY = RemoteType()

@@ -21,7 +21,7 @@ import click
 
 from discloud.cli.mesh_folder import SUPERVISOR, Member, MeshFolder, Plan, make_plan, write_private
 from discloud.cli.node import warn_beyond_loopback
-from discloud.cli.output import say_error, say_warning, table
+from discloud.cli.output import say_error, say_warning, table, told
 from discloud.cli.processes import (
     STOP,
     Containers,
@@ -77,7 +77,7 @@ def up(nodes: int | None, path: Path | None, port: int | None, host: str | None,
     try:
         plan = make_plan(folder.known(), nodes, port, host)
     except Invalid as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(told(error)) from error
     check_ports(plan)
     warn_beyond_loopback(plan.host, plan.members[0].port)
     with _signals_as_interrupts(), folder.hold() as lock:

@@ -25,6 +25,7 @@ PAUSES = (0.2, 1.0, 3.0)
 
 _WHOLE = 256 * 1024  # bytes up to which a file is sent in one piece, without asking first
 _WAKE = 0.25  # seconds after which a thread that waits for standard input looks whether it is still wanted
+_AFTER_END = 0.1  # seconds in which a Ctrl-C that ended the whole pipeline reaches us as well
 _PACKED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 
@@ -118,6 +119,8 @@ class PipeBody:
             while chunk := await asyncio.to_thread(self._read):
                 self._watch(len(chunk))
                 yield chunk
+            # Ctrl-C ends the program that wrote to us too: its end must not look like the end of what it had to say
+            await asyncio.sleep(_AFTER_END)
         finally:
             self._unwanted = True
 

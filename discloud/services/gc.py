@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from discloud import logs, metrics
 from discloud.cluster import Cluster
-from discloud.core.model import BlobId, NodeId, NodeState, State, Version
+from discloud.core.model import BlobId, NodeId, NodeState, State, Version, VersionId
 from discloud.errors import DiscloudError, NoSuchVersion, Unavailable
 from discloud.ports import Metadata
 from discloud.services.bounded import bounded
@@ -20,11 +20,13 @@ from discloud.services.bounded import bounded
 DEAD = frozenset({State.REPLACED, State.DELETED, State.ABORTED})
 """States whose bytes nobody may read again."""
 LIMIT = 500
-"""Versions per run."""
+"""Versions asked for at once; a run goes on until nothing is due."""
 WIDTH = 8
 """Versions at once."""
 AGAIN = 600.0
-"""Seconds until a version is tried again whose holder did not answer."""
+"""Seconds until a version is tried again whose holder did not answer, unless that holder is seen alive before."""
+HELD_UP = 10_000
+"""Versions, at the most, that are remembered to wait for their holders; the queue knows of all."""
 FENCE = 86_400.0
 """Seconds from a draft's creation for which its aborted row stays, without bytes, and refuses a writer that was
 paused in between: a request lives far shorter. Bytes that it stored late are removed with the row."""
@@ -53,13 +55,28 @@ class Collect:
         self._versions = metadata.versions
         self._queues = metadata.queues
         self._clock = clock
+        self._held_up: dict[VersionId, tuple[Version, frozenset[NodeId]]] = {}
 
     async def run_once(self) -> CollectReport:
-        """Collect up to ``LIMIT`` versions that are due. Raises: Unavailable (the queue does not answer)."""
-        due = await self._queues.collectable(self._clock(), LIMIT)
-        outcomes = Counter(await bounded(WIDTH, self._collect_safely, due))
+        """Collect what is due, and what waited for holders that are back. Raises: Unavailable (the queue does not answer)."""
+        now = self._clock()
+        outcomes = Counter(await bounded(WIDTH, self._collect_safely, self._answerable()))
+        page = LIMIT
+        # What cannot be settled now stays in the queue: the rest waits behind it for the next run.
+        while page == LIMIT and not outcomes.keys() & {"unknown", "alive"}:
+            due = await self._queues.collectable(now, LIMIT)
+            page = len(due)
+            outcomes.update(await bounded(WIDTH, self._collect_safely, due))
         metrics.COLLECTED.add(outcomes["collected"])
         return CollectReport(**outcomes)
+
+    def _answerable(self) -> list[Version]:
+        """The versions whose holders did not answer and are all alive now."""
+        alive = {node.id for node in self._cluster.view.nodes if node.state is NodeState.ALIVE}
+        back = [version for version, nodes in self._held_up.values() if nodes <= alive]
+        for version in back:
+            del self._held_up[version.id]
+        return back
 
     async def _collect_safely(self, version: Version) -> str:
         try:
@@ -79,8 +96,10 @@ class Collect:
             logs.error("gc_queue_names_a_live_version", version=version.id, state=version.state.name)
             return "alive"
         now = self._clock()
-        if not await self._remove_blobs(version):
+        if silent := await self._remove_blobs(version):
             await self._queues.postpone(version, now + AGAIN)
+            if len(self._held_up) < HELD_UP:
+                self._held_up[version.id] = version, silent
             return "postponed"
         if version.state is State.ABORTED and version.created + FENCE > now:
             await self._queues.postpone(version, version.created + FENCE)
@@ -88,13 +107,11 @@ class Collect:
         await self._versions.forget(version)
         return "collected"
 
-    async def _remove_blobs(self, version: Version) -> bool:
-        """True when every recorded holder has definitely nothing left of it. Holders are asked one after another."""
-        complete = True
-        for blob, node in self._copies(version):
-            complete = await self._remove(node, blob) and complete
+    async def _remove_blobs(self, version: Version) -> frozenset[NodeId]:
+        """The recorded holders that did not answer; the others have definitely nothing left of it. They are asked in turn."""
+        silent = {node for blob, node in self._copies(version) if not await self._remove(node, blob)}
         await self._remove_pulled(version)
-        return complete
+        return frozenset(silent)
 
     def _copies(self, version: Version) -> Iterator[tuple[BlobId, NodeId]]:
         """Recorded copies, but those of a node that a person took out of the mesh: nobody can ask it."""

@@ -126,6 +126,39 @@ async def test_pipelined_requests_are_answered_in_order(mesh: Grid) -> None:
     client.close()
 
 
+async def test_answers_from_elsewhere_keep_their_place(mesh: Grid) -> None:
+    head = f"Host: t\r\nAuthorization: Bearer {TOKEN}\r\n"
+    plain = f"GET /v1/files/files/plain HTTP/1.1\r\n{head}\r\n"
+    far = f"GET /v1/files/files/elsewhere HTTP/1.1\r\n{head}\r\n"
+    ranged = f"GET /v1/files/files/plain HTTP/1.1\r\n{head}Range: bytes=0-1\r\n\r\n"
+    nothing = f"GET /v1/files/files/nothing HTTP/1.1\r\n{head}\r\n"
+    rng = random.Random(5)
+    for _ in range(100):
+        requests = rng.choices([plain, far, ranged, nothing], k=rng.randrange(1, 9))
+        data = "".join(requests).encode()
+        client = await Client.to(mesh)
+        for start in range(0, len(data), step := rng.choice([len(data), 300, 77])):
+            client.writer.write(data[start : start + step])
+            await asyncio.sleep(0)
+        for request in requests:
+            answer = await client.answer()
+            expected = {plain: b"x" * 4096, far: b"far", ranged: b"xx", nothing: b"problem"}[request]
+            assert answer.endswith(expected), (request, answer[:200])
+            assert (b" 404 " in answer[:20]) == (request == nothing)
+        client.close()
+
+
+async def test_a_client_that_leaves_early_disturbs_nobody(mesh: Grid) -> None:
+    head = f"Host: t\r\nAuthorization: Bearer {TOKEN}\r\n"
+    far = f"GET /v1/files/files/elsewhere HTTP/1.1\r\n{head}\r\n"
+    for _ in range(50):
+        client = await Client.to(mesh)
+        client.writer.write((far * 3).encode())
+        await client.writer.drain()
+        client.close()
+    assert (await ask(mesh, far)).endswith(b"far")
+
+
 async def test_an_overwrite_is_seen_at_once(mesh: Grid) -> None:
     plain = f"GET /v1/files/files/plain HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
     for number in range(20):

@@ -84,7 +84,7 @@ def explain(history: Sequence[Done], start: State, steps: int = 400_000) -> list
 
     Raises: Undecided.
     """
-    operations = sorted(_with_twins(history), key=lambda done: done.begin)
+    operations = sorted(with_twins(history), key=lambda done: done.begin)
     every = sum(1 << position for position, done in enumerate(operations) if done.outcome != "unknown")
     seen: set[tuple[int, State]] = set()
     open_: list[tuple[int, State, tuple[int, ...]]] = [(0, start, ())]
@@ -107,7 +107,8 @@ def explain(history: Sequence[Done], start: State, steps: int = 400_000) -> list
     return [operations[position] for position in longest]
 
 
-def _with_twins(history: Sequence[Done]) -> list[Done]:
+def with_twins(history: Sequence[Done]) -> list[Done]:
+    """The history with every rename marked that another client made at the same time."""
     renames = [done for done in history if done.kind == "rename" and done.outcome != "absent"]
     return [
         replace(done, twin=any(map(partial(_is_twin, done), renames))) if done.kind == "rename" else done

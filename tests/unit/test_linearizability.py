@@ -7,13 +7,14 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.linearizability import Done, State, apply, explain
+from tests.support.linearizability import Done, State, apply, explain, with_twins
 
 EMPTY: State = (None, None)
 
 
 def naive(history: list[Done]) -> bool:
     """Every subset of the unknown ones, every order that keeps the times."""
+    history = with_twins(history)
     sure = [done for done in history if done.outcome != "unknown"]
     unsure = [done for done in history if done.outcome == "unknown"]
     for chosen in range(1 << len(unsure)):

@@ -283,6 +283,7 @@ def test_what_is_not_there(discloud: CommandLine, api: FakeApi) -> None:
     refused(discloud.run("get", "files/no/"), "add -r", code=2)
     assert here() == []
     api.store("a")
-    refused(
-        discloud.run("get", "files/a", "no/such/folder"), "cannot write no/such/folder.part", "No such file"
-    )
+    refused(discloud.run("get", "files/a", "no/such/file"), "no folder no/such here", "make it first")
+    Path("file").write_text("mine")
+    refused(discloud.run("get", "-r", "files/a", "file"), "'file' is not a folder", code=2)
+    assert Path("file").read_text() == "mine"

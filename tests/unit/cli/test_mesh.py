@@ -34,7 +34,7 @@ def test_mb_with_settings(discloud: CommandLine, api: FakeApi) -> None:
 
 def test_rb(discloud: CommandLine, api: FakeApi) -> None:
     api.store("a")
-    refused(discloud.run("rb", "files"), "holds objects. discloud rm -r files")
+    refused(discloud.run("rb", "files"), "holds objects; discloud rm -r files")
     api.objects.clear()
     assert discloud.run("rb", "files/").exit_code == 0
     assert not api.buckets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +152,8 @@ def test_names_cannot_command_a_terminal(discloud: CommandLine, api: FakeApi) ->
         assert process.wait(30) == 0
     assert "evil\\x9b2J\\u202e" in shown
     assert "evil\x9b2J\u202e" in discloud.run("ls", "files").stdout
+
+
+def test_a_file_of_this_machine_is_not_taken_for_an_object(discloud: CommandLine) -> None:
+    Path("photo.jpg").write_text("x")
+    refused(discloud.run("cp", "photo.jpg", "files/"), "is on this machine", "store it with put", code=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -35,6 +36,22 @@ def test_nobody_answers(discloud: CommandLine, closed: str) -> None:
     for name in "abc":
         Path(name).touch()
     refused(discloud.run("put", "a", "b", "c", "files"), "is the mesh up?")
+
+
+def test_another_program_answers(discloud: CommandLine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"discloud\0peer")
+
+        other = Thread(target=answer)
+        other.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        refused(discloud.run("ls", "--url", url, "--token", "t"), "does not answer like a node", "port 7070")
+        other.join()
 
 
 def test_the_next_node_is_tried(discloud: CommandLine, api: FakeApi, closed: str) -> None:

@@ -140,6 +140,23 @@ def test_ctrl_c_ends_a_put_that_waits_for_standard_input(discloud: CommandLine, 
     assert ("files", "dump") not in api.objects
 
 
+def test_ctrl_c_that_ends_the_writer_of_standard_input_too_stores_nothing(
+    discloud: CommandLine, api: FakeApi
+) -> None:
+    with discloud.start("put", "-", "files/dump", stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        process.stdin.write(b"begun")
+        process.stdin.flush()
+        deadline = time.monotonic() + 30
+        while not api.received:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        process.stdin.close()  # the shell interrupts both at once, and the writer may be the faster one
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    assert ("files", "dump") not in api.objects
+
+
 @pytest.mark.parametrize(("target", "prefix"), [("files/p", "p/"), ("files/p/", "p/dir/"), ("files", "")])
 def test_a_folder_with_many_files(discloud: CommandLine, api: FakeApi, target: str, prefix: str) -> None:
     files = tree(200)

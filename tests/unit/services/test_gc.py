@@ -70,6 +70,32 @@ async def test_the_row_stays_until_every_holder_has_answered(how: str) -> None:
     assert await forgotten(mesh, old)
 
 
+async def test_a_holder_that_is_back_is_asked_at_once() -> None:
+    mesh = await Mesh(2).open()
+    old = await mesh.put("k", b"old", TWO, (N1, N2))
+    await mesh.remove("k", keep=0)
+    mesh.now += 1
+    collector, view = collect(mesh), mesh.view
+    mesh.become(N2, NodeState.DOWN)
+    mesh.lines[N2].down = True
+    assert await collector.run_once() == CollectReport(postponed=1)
+    assert await collector.run_once() == CollectReport(), "a node that is down is left alone"
+    mesh.lines[N2].down = False
+    mesh.show(view)
+    assert await collector.run_once() == CollectReport(collected=1)
+    assert await forgotten(mesh, old)
+
+
+async def test_one_run_collects_all_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers that replace faster than one page per period must not outrun it."""
+    monkeypatch.setattr("discloud.services.gc.LIMIT", 2)
+    mesh = await Mesh(2).open()
+    for number in range(6):
+        await mesh.put(f"k{number % 2}", b"%d" % number, TWO, (N1, N2))
+    mesh.now += 3601
+    assert await collect(mesh).run_once() == CollectReport(collected=4)
+
+
 async def test_a_node_that_a_person_removed_is_not_waited_for() -> None:
     mesh = await Mesh(2).open()
     old = await mesh.put("k", b"old", TWO, (N1, N2))
