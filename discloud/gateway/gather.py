@@ -8,9 +8,10 @@ the next. A holder that lacks or spoils a blob it should have is noted for repai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from discloud import logs, metrics
 from discloud.cluster import Cluster
@@ -125,7 +126,7 @@ class Gather:
                 end - start,
                 await self._stack.enter_async_context(AsyncExitStack()),
             )
-        await asyncio.gather(*(self._advance(stream) for stream in self._streams.values()))
+        await _all_of(self._advance(stream) for stream in self._streams.values())
 
     async def _close_streams(self) -> None:
         streams, self._streams = self._streams, {}
@@ -215,3 +216,13 @@ class Gather:
             f"no holder of blob {blob} serves it now ({tried or 'none in the view'})",
             "the nodes that hold it are down or unreachable: see discloud nodes; repeat the request",
         )
+
+
+async def _all_of(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all at once. Raises what the first failed with, when the others have ended too: none of them opens anything after that."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None

@@ -2,7 +2,8 @@
 
 ``Scatter.write`` runs in a worker thread and hands every buffer to all writers before it returns (lock-step): that is
 the back-pressure, and memory per request stays one buffer (one stripe for a body of unknown length). A holder that
-fails is dropped; the write goes on while ``needed`` copies of every fragment can still become durable.
+refuses before the first byte is replaced; one that fails later is dropped: the write goes on while ``needed`` copies of
+every fragment can still become durable.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 
 from blake3 import blake3
 
@@ -96,7 +98,7 @@ async def scatter_small(cluster: Cluster, target: Target, data: bytes) -> Scatte
 
     async def store(node: NodeId, fragment: int) -> NodeId | DiscloudError:
         failure: DiscloudError | None = None
-        for candidate in (node, *(spare for spare in spares)):
+        for candidate in chain((node,), spares):  # all share the spares: each is drawn when it is needed
             try:
                 await cluster.blobs(candidate).put(
                     target.blob(fragment), target.label, parts[fragment], hashes[fragment]
@@ -167,29 +169,35 @@ class Scatter:
     _parts: list[blake3] = field(default_factory=list)
 
     async def open(self) -> None:
-        """Open a writer on every holder, all at once. Raises: as ``write``."""
+        """Open a writer on every holder, all at once; a spare stands in for one that refuses. Raises: as ``write``."""
         layout = self.target.label.layout
         self._parts = [blake3() for _ in range(layout.data)] if layout.data > 1 else []
         self.copies = [
             _Copy(node, fragment) for fragment, nodes in enumerate(self.target.holders) for node in nodes
         ]
-        await asyncio.gather(*(self._open(copy) for copy in self.copies))
+        spares = iter(self.target.spares)
+        await asyncio.gather(*(self._open(copy, spares) for copy in self.copies))
         self._check()
 
-    async def _open(self, copy: _Copy) -> None:
-        length = (
-            None
-            if self.length is None
-            else fragment_length(self.target.label.layout, self.length, copy.fragment)
-        )
-        try:
-            copy.writer = await self.stack.enter_async_context(
-                self.cluster.blobs(copy.node).create(
-                    self.target.blob(copy.fragment), self.target.label, length
+    async def _open(self, copy: _Copy, spares: Iterator[NodeId]) -> None:
+        """Begin a copy, on a spare where the holder takes nothing: no byte was sent yet."""
+        layout = self.target.label.layout
+        length = None if self.length is None else fragment_length(layout, self.length, copy.fragment)
+        failure: DiscloudError | None = None
+        for candidate in chain((copy.node,), spares):
+            try:
+                copy.writer = await self.stack.enter_async_context(
+                    self.cluster.blobs(candidate).create(
+                        self.target.blob(copy.fragment), self.target.label, length
+                    )
                 )
-            )
-        except DiscloudError as error:
-            self._drop(copy, error)
+            except DiscloudError as error:
+                _note_failure(error, candidate, self.target)
+                failure = failure or error
+            else:
+                copy.node = candidate
+                return
+        copy.failure = failure
 
     def write(self, data: memoryview) -> None:
         """Fan one buffer out; called from a worker thread, in order. Raises: Unavailable or InsufficientStorage."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 from discloud import logs
 from discloud.errors import Invalid, PeerDown
 from discloud.peer.handshake import Session
+from discloud.peer.outbox import Outbox
 from discloud.peer.wire import ANSWER, CALL, FAILED, Incoming, Message, Outgoing, error_of
 
 
@@ -33,6 +34,7 @@ class CallConnection(asyncio.Protocol):
         self._number = 0
         self._open = asyncio.Event()
         self._transport: asyncio.Transport | None = None
+        self._outbox: Outbox | None = None
         self._received = 0
         self._silent = False
 
@@ -83,6 +85,7 @@ class CallConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
+        self._outbox = Outbox(self._transport, self._loop)
         self._open.set()
 
     def data_received(self, data: bytes) -> None:
@@ -123,10 +126,9 @@ class CallConnection(asyncio.Protocol):
             raise PeerDown(f"{self.name} took no call of {method} within {seconds:.1f} s") from error
 
     def _write(self, message: Message) -> None:
-        # is_closing() before each write: uvloop raises on a closing transport, into whoever writes
-        if self._transport is None or self._transport.is_closing():
+        if self._outbox is None or self.closed:
             raise PeerDown(f"the connection with {self.name} is closed")
-        self._transport.write(self._outgoing.frame(message))
+        self._outbox.send(self._outgoing.frame(message))
 
     def _settle(self, message: Message) -> None:
         kind, number, *rest = message

@@ -14,6 +14,7 @@ from discloud import logs
 from discloud.errors import DiscloudError, Invalid
 from discloud.peer.dispatch import Dispatch, Request
 from discloud.peer.handshake import Session
+from discloud.peer.outbox import Outbox
 from discloud.peer.wire import Incoming, Message, Outgoing, failure
 
 AT_ONCE = 64
@@ -36,6 +37,7 @@ class ServedCalls(asyncio.Protocol):
         self._room = asyncio.Event()
         self._room.set()
         self._transport: asyncio.Transport | None = None
+        self._outbox: Outbox | None = None
 
     def close(self) -> None:
         """End the connection now."""
@@ -54,6 +56,7 @@ class ServedCalls(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
+        self._outbox = Outbox(self._transport, asyncio.get_running_loop())
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. A frame that cannot be believed ends the connection."""
@@ -108,19 +111,21 @@ class ServedCalls(asyncio.Protocol):
             self.close()
 
     def _write(self, request: Request, answer: Message) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._outbox is None:
             return
         try:
             frame = self._outgoing.frame(answer)
         except DiscloudError as error:
             frame = self._outgoing.frame(failure(request.number, error))
-        self._transport.write(frame)
+        self._outbox.send(frame)
 
     def _steer(self) -> None:
         """Read while there is room for more calls; close when stopped and nothing is left to do."""
         if self._transport is None or self._transport.is_closing():
             return
         if self._stopping and not self._running:
+            if self._outbox is not None:
+                self._outbox.flush()
             self._transport.close()
         elif self._stopping or self._waiting or self._running >= AT_ONCE or not self._room.is_set():
             self._transport.pause_reading()

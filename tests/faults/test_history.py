@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.storm import Nemesis, Pair, Storm
-from tests.support.linearizability import Done, State, explain
+from tests.support.linearizability import Done, State, explain, with_twins
 from tests.support.processes import Mesh, NodeProcess, local_mesh, until
 
 SEED = int(os.environ.get("STORM_SEED", "1"))
@@ -67,7 +67,7 @@ def check(pair: Pair) -> None:
     if order is None:
         return
     began = min(done.begin for done in pair.history)
-    left = sorted(set(pair.history) - set(order), key=lambda done: done.end)
+    left = sorted(set(with_twins(pair.history)) - set(order), key=lambda done: done.end)
     shown = [*order[-12:], *left[:12]]
     lines = [
         f"{'done' if done in order else 'left'} {done.begin - began:8.3f} {done.end - began:8.3f} "

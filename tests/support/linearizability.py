@@ -140,15 +140,19 @@ def _candidates(operations: Sequence[Done], mask: int) -> list[int]:
 def _take_fitting(
     operations: Sequence[Done], mask: int, state: State, order: tuple[int, ...]
 ) -> tuple[int, tuple[int, ...]]:
-    """Take every operation that fits now and changes nothing: whoever takes it later may as well take it now."""
+    """Take what fits now and changes nothing: whoever takes it later may as well take it now. A twin may change something later."""
     while True:
         fitting = [
             position
             for position in _candidates(operations, mask)
-            if operations[position].outcome != "unknown" and apply(state, operations[position]) == state
+            if _changes_nothing(operations[position]) and apply(state, operations[position]) == state
         ]
         if not fitting:
             return mask, order
         for position in fitting:
             mask |= 1 << position
         order = (*order, *fitting)
+
+
+def _changes_nothing(done: Done) -> bool:
+    return done.kind in {"get", "list"} or done.outcome in {"unmet", "absent"}

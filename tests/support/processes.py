@@ -30,9 +30,12 @@ FAST = {
     "DISCLOUD_PERIODS_GC_DELAY": "1",
     "DISCLOUD_PERIODS_REPAIR": "0.5",
     "DISCLOUD_PERIODS_PULL": "0.5",
+    "DISCLOUD_DISK_SOFT": "1",
+    "DISCLOUD_DISK_FULL": "1",
     "DISCLOUD_LOG_LEVEL": "info",
 }
-"""Every period at a tenth or less: tests wait for conditions, these make the conditions come soon."""
+"""Every period at a tenth or less: tests wait for conditions, these make the conditions come soon. How full the disk of the
+machine is decides no test."""
 HOST = "127.0.0.1"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.linearizability import Done, State, apply, explain, with_twins
@@ -59,9 +60,22 @@ def operations(draw: st.DrawFn) -> Done:
     )
 
 
+@settings(max_examples=500)
 @given(st.lists(operations(), max_size=5))
 def test_it_agrees_with_trying_every_order(history: list[Done]) -> None:
     assert (explain(history, EMPTY) is None) == naive(history)
+
+
+def test_of_two_like_renames_one_may_be_the_other_sent_again() -> None:
+    history = [
+        Done("put", 0, 1, value=7),
+        Done("rename", 0, 2, 5, "ok", 7, target=1),
+        Done("rename", 0, 3, 4, "ok", 7, target=1),
+        Done("get", 1, 6, 7, "ok", 7),
+    ]
+    assert explain(history, EMPTY) is None
+    assert explain(history[1:], EMPTY) is not None
+    assert explain([*history[:2], replace(history[2], begin=5.5, end=5.7), history[3]], EMPTY) is not None
 
 
 def test_a_lost_write_is_found() -> None:
