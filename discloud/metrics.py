@@ -84,3 +84,21 @@ def render() -> str:
 
 def _escape(label: str) -> str:
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def render_reference() -> str:
+    """docs/operations/metrics.md: every metric with its kind, labels and meaning."""
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.doc} |"
+        for metric in ALL
+    ]
+    return "\n".join([REFERENCE, *rows, ""])
+
+
+REFERENCE = """# Metrics
+
+`GET /metrics` on every node, Prometheus text format, with the bearer token. Each node counts what it does itself; gauges are as of
+its last heartbeat. This page is generated from `discloud/metrics.py`.
+
+| name | kind | labels | meaning |
+|---|---|---|---|"""

@@ -53,8 +53,7 @@ class Seals:
         holders = {node for _, nodes in version.blobs() for node in nodes}
         if self._count + len(holders) > BACKLOG:
             return
-        record = msgpack.packb(to_record(version))
-        seal = Seal(version.id, version.bucket, version.key, version.state, version.seq, record)
+        seal = seal_of(version)
         for node in holders:
             self._waiting[node].append(seal)
         self._count += len(holders)
@@ -86,3 +85,9 @@ class Seals:
                 await self._cluster.blobs(node).seal(seals[start : start + BATCH])
         except DiscloudError as error:
             logs.info("seals_left_to_sweep", holder=node, count=len(seals), reason=error.code)
+
+
+def seal_of(version: Version) -> Seal:
+    """What a holder is told of a version: its state, and the whole row for ``rebuild``."""
+    record = msgpack.packb(to_record(version))
+    return Seal(version.id, version.bucket, version.key, version.state, version.seq, record)

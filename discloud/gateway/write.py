@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from discloud import logs
+from discloud import logs, metrics
 from discloud.cluster import Cluster
 from discloud.core.access import may_write
 from discloud.core.digests import etag_of
@@ -257,7 +257,7 @@ class Writer:
             committed = await self._metadata.versions.put(version, wanted.only, repairs, self._policy.keep)
         except (DiscloudError, asyncio.CancelledError) as error:
             committed = await self._settle(draft, error)
-        return Written(self._seals.committed(committed), committed.replaced, placement.warnings)
+        return self._written(committed, placement)
 
     async def _put_large(
         self, draft: Version, target: Target, wanted: Put, placement: Placement, body: Body
@@ -275,7 +275,7 @@ class Writer:
             committed = await self._metadata.versions.commit(change, wanted.only)
         except (DiscloudError, asyncio.CancelledError) as error:
             committed = await self._settle(draft, error)
-        return Written(self._seals.committed(committed), committed.replaced, placement.warnings)
+        return self._written(committed, placement)
 
     async def _stream(
         self, draft: Version, target: Target, wanted: Put, body: Body
@@ -336,6 +336,11 @@ class Writer:
             for (blob, _), missing in zip(version.blobs(), scattered.missing, strict=True)
             if missing
         )
+
+    def _written(self, committed: Committed, placement: Placement) -> Written:
+        version = self._seals.committed(committed)
+        metrics.BYTES_IN.add(version.size)
+        return Written(version, committed.replaced, placement.warnings)
 
 
 async def _settled(task: asyncio.Task[None]) -> None:

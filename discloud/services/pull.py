@@ -16,11 +16,11 @@ from discloud.cluster import Cluster
 from discloud.core.model import BlobId, NodeId, Segment, SegmentId, State, Version, VersionId
 from discloud.core.read_plan import nearest
 from discloud.errors import DiscloudError, NoSuchBlob, NoSuchVersion
+from discloud.gateway.seals import seal_of
 from discloud.ports import LogEntry, Metadata
 from discloud.services.bounded import bounded
 from discloud.services.copy import Labels, copy_from_any
 from discloud.services.gc import DEAD
-from discloud.services.sealing import seal_of
 from discloud.transfer.threads import Threads
 
 PAGE = 200

@@ -15,9 +15,9 @@ from discloud import logs, metrics
 from discloud.cluster import Cluster
 from discloud.core.model import BlobId, NodeId, Repair, Seal, State, Stored, Version
 from discloud.errors import DiscloudError, NoSuchBlob, NoSuchVersion
+from discloud.gateway.seals import seal_of
 from discloud.ports import Metadata
 from discloud.services.bounded import bounded
-from discloud.services.sealing import seal_of
 
 LIVE = frozenset({State.COMMITTED, State.NONCURRENT})
 """States in which the row's holders are the truth about who shall have the bytes."""

@@ -60,6 +60,7 @@ class Storm:
     tags: dict[str, int] = field(default_factory=dict)
     answers: dict[str, int] = field(default_factory=dict)
     odd: list[str] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
     numbers: Any = field(default_factory=lambda: count(1))
 
     # ------------------------------------------------------------ bytes
@@ -83,6 +84,8 @@ class Storm:
         number = self.tags.get(blake3(data).hexdigest())
         if number is None:
             raise Wrong(f"{what}: {len(data)} bytes that nobody wrote")
+        if number in self.refused:
+            raise Wrong(f"{what}: a write that was refused, {self.refused[number]}")
         if etag.strip('"') != blake3(data).hexdigest():
             raise Wrong(f"{what}: bytes of another version than the ETag {etag}")
         return number
@@ -175,6 +178,8 @@ class Storm:
         if status not in (409, 503, 507) or code not in REFUSED:
             self.odd.append(f"{done.note}: {status} {data[:400]!r}")
             return replace(done, end=float("inf")) if done.kind != "get" and done.kind != "list" else None
+        if done.kind == "put" and done.value:
+            self.refused[done.value] = f"{done.note}: {status} {data[:400]!r}"
         return None
 
     def succeeded(self, pair: Pair, done: Done, data: bytes, headers: Any) -> Done:
