@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -87,6 +88,8 @@ def put(
     """
     wish = Wish(jobs, as_json, content_type, only_new, {name: text for name, text in layout.items() if text})
     _check(sources, target, recursive)
+    if content_type is not None and not re.fullmatch(r"[!-~]+/[ -~]+", content_type):
+        raise click.UsageError(f"{content_type!r} is not a media type; write it like image/png")
     with Progress("stored", quiet=quiet) as progress:
         uploads = list(_plan(sources, target, progress))
         run(_put_all(profile, uploads, wish, progress))

@@ -12,7 +12,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,12 +22,23 @@ from typing import Any
 import aiohttp
 from blake3 import blake3
 
-from tests.support.linearizability import Done, State
+from tests.support.linearizability import Done, Values
 from tests.support.processes import Mesh, NodeProcess
 
 KIB, MIB = 1 << 10, 1 << 20
 LAYOUTS = ("", "copies=1", "copies=2", "copies=3", "layout=stripe:3", "layout=stripe:2x2", "copies=all")
-REFUSED = frozenset({"unavailable", "peer-down", "too-slow", "aborted", "conflict", "not-enough-nodes", "no-space", "node-unavailable"})
+REFUSED = frozenset(
+    {
+        "unavailable",
+        "peer-down",
+        "too-slow",
+        "aborted",
+        "conflict",
+        "not-enough-nodes",
+        "no-space",
+        "node-unavailable",
+    }
+)
 """Errors that say: it did not happen and never will."""
 PATIENCE = 20.0
 """Seconds that a client waits for an answer."""
@@ -61,7 +72,7 @@ class Storm:
     answers: dict[str, int] = field(default_factory=dict)
     odd: list[str] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
-    numbers: Any = field(default_factory=lambda: count(1))
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     # ------------------------------------------------------------ bytes
 
@@ -71,7 +82,13 @@ class Storm:
     def new_value(self, chance: random.Random) -> int:
         number = next(self.numbers)
         size = chance.choices(
-            (0, chance.randrange(1, 8 * KIB), chance.randrange(1, 128 * KIB), chance.randrange(128 * KIB, MIB), 3 * MIB),
+            (
+                0,
+                chance.randrange(1, 8 * KIB),
+                chance.randrange(1, 128 * KIB),
+                chance.randrange(128 * KIB, MIB),
+                3 * MIB,
+            ),
             (1, 40, 20, 15, 15),
         )[0]
         # An empty body would have the same ETag as any other.
@@ -101,7 +118,7 @@ class Storm:
         pair, key = chance.choice(self.pairs), chance.randrange(2)
         running = [node for node in self.mesh.nodes if node.running]
         node = chance.choice(running or self.mesh.nodes)
-        kind = chance.choices(("put", "get", "delete", "rename", "list"), (40, 34, 8, 10, 8))[0]
+        kind = chance.choices(("put", "get", "delete", "rename", "list_pair"), (40, 34, 8, 10, 8))[0]
         await getattr(self, kind)(chance, pair, key, node)
 
     async def put(self, chance: random.Random, pair: Pair, key: int, node: NodeProcess) -> None:
@@ -134,8 +151,10 @@ class Storm:
         body = {"key": f"{pair.name}/{'ab'[1 - key]}"}
         await self.ask(pair, done, node, "PATCH", pair.path(key), PATIENCE, json=body)
 
-    async def list(self, chance: random.Random, pair: Pair, key: int, node: NodeProcess) -> None:
-        await self.ask(pair, Done("list", 0, 0), node, "GET", f"/v1/files/files?prefix={pair.name}/", PATIENCE)
+    async def list_pair(self, chance: random.Random, pair: Pair, key: int, node: NodeProcess) -> None:
+        await self.ask(
+            pair, Done("list", 0, 0), node, "GET", f"/v1/files/files?prefix={pair.name}/", PATIENCE
+        )
 
     async def ask(
         self, pair: Pair, done: Done, node: NodeProcess, method: str, path: str, seconds: float, **more: Any
@@ -144,7 +163,10 @@ class Storm:
         begin = time.monotonic()
         done = replace(done, begin=begin, note=f"{method} {path} at {node.name}")
         try:
-            async with asyncio.timeout(seconds), self.mesh.session.request(method, node.url + path, **more) as answer:
+            async with (
+                asyncio.timeout(seconds),
+                self.mesh.session.request(method, node.url + path, **more) as answer,
+            ):
                 data = await answer.read()
                 status, headers = answer.status, answer.headers
         except aiohttp.ClientConnectorError:
@@ -177,7 +199,7 @@ class Storm:
             return replace(done, end=float("inf"))
         if status not in (409, 503, 507) or code not in REFUSED:
             self.odd.append(f"{done.note}: {status} {data[:400]!r}")
-            return replace(done, end=float("inf")) if done.kind != "get" and done.kind != "list" else None
+            return replace(done, end=float("inf")) if done.kind not in {"get", "list"} else None
         if done.kind == "put" and done.value:
             self.refused[done.value] = f"{done.note}: {status} {data[:400]!r}"
         return None
@@ -196,7 +218,7 @@ class Storm:
             pair.last[done.key] = done.value or 0
         return replace(done, outcome="ok")
 
-    def listed(self, pair: Pair, objects: list[dict[str, Any]]) -> State:
+    def listed(self, pair: Pair, objects: list[dict[str, Any]]) -> Values:
         tags = {each["key"]: each["etag"] for each in objects}
         keys = [f"{pair.name}/{letter}" for letter in "ab"]
         return tuple(self.tags[tags[key]] if key in tags else None for key in keys)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sqlite3
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from discloud.core.model import State
 from tests.faults.storm import Nemesis, Pair, Storm
-from tests.support.linearizability import Done, State, explain, with_twins
+from tests.support.linearizability import Done, Values, explain, with_twins
 from tests.support.processes import Mesh, NodeProcess, local_mesh, until
 
 SEED = int(os.environ.get("STORM_SEED", "1"))
@@ -26,6 +30,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + SECONDS)]
 
 async def test_a_storm_of_clients_and_faults_is_linearizable_and_leaves_nothing(tmp_path: Path) -> None:
     async with local_mesh(tmp_path, 4, SETTINGS) as mesh:
+        # aiohttp repeats a PUT or DELETE whose connection was lost: what happened then would be told of the second only.
+        mesh.session._retry_connection = False
         storm = Storm(mesh, SEED, [Pair(f"p{number}") for number in range(6)])
         nemesis = Nemesis(mesh, SEED)
         end = time.monotonic() + SECONDS
@@ -45,16 +51,21 @@ async def test_a_storm_of_clients_and_faults_is_linearizable_and_leaves_nothing(
 async def read_everything_everywhere(storm: Storm) -> None:
     """Every node lists the same, and serves what it lists: acknowledged, whole, also what has one copy only."""
     for pair in storm.pairs:
-        seen = {await until(partial(shown_by, storm, pair, node), 30, f"{pair.name} at {node.name}") for node in storm.mesh.nodes}
+        seen = {
+            await until(partial(shown_by, storm, pair, node), 30, f"{pair.name} at {node.name}")
+            for node in storm.mesh.nodes
+        }
         assert len(seen) == 1, f"{pair.name}: nodes show different things: {seen}"
 
 
-async def shown_by(storm: Storm, pair: Pair, node: NodeProcess) -> State:
+async def shown_by(storm: Storm, pair: Pair, node: NodeProcess) -> Values:
     """What one node lists, after all of it was read there; both are part of the history."""
     begin = time.monotonic()
     found = await storm.mesh.json("GET", node, f"/v1/files/files?prefix={pair.name}/")
     state = storm.listed(pair, found["objects"])
-    pair.history.append(Done("list", 0, begin, time.monotonic(), "ok", seen=state, note=f"final list of {node.name}"))
+    pair.history.append(
+        Done("list", 0, begin, time.monotonic(), "ok", seen=state, note=f"final list of {node.name}")
+    )
     for key, value in enumerate(state):
         if value is not None:
             assert await storm.mesh.get(node, pair.path(key)) == storm.body(value)
@@ -74,7 +85,9 @@ def check(pair: Pair) -> None:
         f"{done.outcome:8} {done.value} match={done.match} none={done.none_match} {done.seen} {done.note}"
         for done in shown
     ]
-    pytest.fail(f"{pair.name}: {len(order)} of {len(pair.history)} in order, then nothing fits:\n" + "\n".join(lines))
+    pytest.fail(
+        f"{pair.name}: {len(order)} of {len(pair.history)} in order, then nothing fits:\n" + "\n".join(lines)
+    )
 
 
 async def delete_everything(storm: Storm) -> None:
@@ -82,6 +95,8 @@ async def delete_everything(storm: Storm) -> None:
     mesh = storm.mesh
     for each in (await mesh.json("GET", mesh.root, "/v1/files/files"))["objects"]:
         assert await mesh.status("DELETE", mesh.root, f"/v1/files/files/{each['key']}") == 204
+    await end_waiting(mesh.root)
+    await mesh.ready()
 
     async def nothing_left() -> bool:
         assert await blobs_of(mesh) == {node.name: 0 for node in mesh.nodes}, await blobs_of(mesh)
@@ -90,6 +105,15 @@ async def delete_everything(storm: Storm) -> None:
         return True
 
     await until(nothing_left, 90, "the removal of every blob")
+
+
+async def end_waiting(root: NodeProcess) -> None:
+    """Make all that is dead due: gc left versions whose holders were away for minutes, which nobody waits for here."""
+    await asyncio.to_thread(root.kill, signal.SIGTERM)
+    with closing(sqlite3.connect(root.data / "metadata.db")) as database, database:
+        dead = (State.REPLACED, State.DELETED, State.ABORTED)
+        database.execute("UPDATE versions SET due = 0 WHERE state IN (?, ?, ?)", dead)
+    root.start()
 
 
 async def blobs_of(mesh: Mesh) -> dict[str, int]:

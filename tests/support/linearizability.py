@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
-State = tuple[int | None, ...]
+Values = tuple[int | None, ...]
 """The value of each key, None = absent. Every write has a value of its own."""
 ANYTHING = -1
 """In ``match``: any value, but not absence."""
@@ -41,12 +41,12 @@ class Done:
     match: int | None = None
     none_match: bool = False
     target: int = 0
-    seen: State = ()
+    seen: Values = ()
     twin: bool = False
     note: str = ""
 
 
-def apply(state: State, done: Done) -> State | None:
+def apply(state: Values, done: Done) -> Values | None:
     """The state after ``done``, or None where a store in ``state`` would have answered otherwise."""
     if done.kind == "list":
         return state if state == done.seen else None
@@ -75,19 +75,19 @@ def _holds(done: Done, found: int | None) -> bool:
     return done.match is None or (found is not None and done.match in (ANYTHING, found))
 
 
-def _with(state: State, key: int, value: int | None) -> State:
+def _with(state: Values, key: int, value: int | None) -> Values:
     return (*state[:key], value, *state[key + 1 :])
 
 
-def explain(history: Sequence[Done], start: State, steps: int = 400_000) -> list[Done] | None:
+def explain(history: Sequence[Done], start: Values, steps: int = 400_000) -> list[Done] | None:
     """None if the history is linearizable, else the longest order found, behind which nothing fits.
 
     Raises: Undecided.
     """
     operations = sorted(with_twins(history), key=lambda done: done.begin)
     every = sum(1 << position for position, done in enumerate(operations) if done.outcome != "unknown")
-    seen: set[tuple[int, State]] = set()
-    open_: list[tuple[int, State, tuple[int, ...]]] = [(0, start, ())]
+    seen: set[tuple[int, Values]] = set()
+    open_: list[tuple[int, Values, tuple[int, ...]]] = [(0, start, ())]
     longest: tuple[int, ...] = ()
     while open_:
         mask, state, order = open_.pop()
@@ -138,7 +138,7 @@ def _candidates(operations: Sequence[Done], mask: int) -> list[int]:
 
 
 def _take_fitting(
-    operations: Sequence[Done], mask: int, state: State, order: tuple[int, ...]
+    operations: Sequence[Done], mask: int, state: Values, order: tuple[int, ...]
 ) -> tuple[int, tuple[int, ...]]:
     """Take what fits now and changes nothing: whoever takes it later may as well take it now. A twin may change something later."""
     while True:

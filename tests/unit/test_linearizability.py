@@ -8,9 +8,9 @@ from itertools import permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.linearizability import Done, State, apply, explain, with_twins
+from tests.support.linearizability import Done, Values, apply, explain, with_twins
 
-EMPTY: State = (None, None)
+EMPTY: Values = (None, None)
 
 
 def naive(history: list[Done]) -> bool:
@@ -27,12 +27,14 @@ def naive(history: list[Done]) -> bool:
 
 def _in_time(order: tuple[Done, ...]) -> bool:
     return all(
-        order[early].begin <= order[late].end for early in range(len(order)) for late in range(early, len(order))
+        order[early].begin <= order[late].end
+        for early in range(len(order))
+        for late in range(early, len(order))
     )
 
 
 def _fits(order: tuple[Done, ...]) -> bool:
-    state: State | None = EMPTY
+    state: Values | None = EMPTY
     for done in order:
         state = apply(state, done) if state is not None else None
     return state is not None

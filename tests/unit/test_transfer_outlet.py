@@ -229,13 +229,11 @@ async def test_source_cut_in_the_middle_goes_on_with_another(kernel: bool) -> No
                 assert await fetch(address) == data
 
 
-@both
-async def test_source_that_stalls_is_too_slow(kernel: bool) -> None:
-    if not kernel:
-        pytest.skip("a reader's own read() keeps the pace of its source")
+async def test_source_that_stalls_is_too_slow() -> None:
+    """By the kernel only: a reader's own read() keeps the pace of its source."""
     near, far = pair()
     with near, far:
-        async with site(kernel=kernel, patience=pace(0.2, 1e9)) as (place, address):
+        async with site(kernel=True, patience=pace(0.2, 1e9)) as (place, address):
             place.length = 1000
             place.send = lambda outlet: outlet.move(SocketReader(near, 1000), 0, 1000)
             far.send(b"x" * 10)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from discloud.errors import DiscloudError, NoSpace, Unavailable
 Buffer = bytes | bytearray | memoryview
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The disk or its quota is full: the write did not happen, the disk is well."""
-BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.EUCLEAN})
+BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, getattr(errno, "EUCLEAN", errno.EIO)})
 """The disk itself fails."""
 NO_WAIT: int = getattr(os, "RWF_NOWAIT", 0)
 VECTORS = 1000
@@ -32,6 +33,8 @@ class Files:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._start_writeback = getattr(self._libc, "sync_file_range", None)
+        self._take_room = getattr(os, "posix_fallocate", None)
+        self._sync = getattr(os, "fdatasync", None) or _full_sync
 
     def open(self, path: Path, flags: int) -> int:
         """A descriptor of ``path``, created with mode 0600 where the flags ask for it."""
@@ -71,7 +74,7 @@ class Files:
 
     def sync(self, fd: int) -> None:
         """Make the file's bytes and its length durable."""
-        os.fdatasync(fd)
+        self._sync(fd)
 
     def start_writeback(self, fd: int, offset: int, length: int) -> None:
         """Let the kernel begin to write a stretch out, so that the ``sync`` at the end has little left to do. A hint."""
@@ -90,12 +93,15 @@ class Files:
 
     def allocate(self, fd: int, offset: int, length: int) -> None:
         """Take the room for a stretch from the disk now; where the file system cannot, only the length is set."""
-        try:
-            os.posix_fallocate(fd, offset, length)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-                raise
-            os.truncate(fd, max(self.size(fd), offset + length))
+        if self._take_room is not None:
+            try:
+                self._take_room(fd, offset, length)
+            except OSError as error:
+                if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+                    raise
+            else:
+                return
+        os.truncate(fd, max(self.size(fd), offset + length))
 
     def truncate(self, fd: int, length: int) -> None:
         """Cut a file to ``length`` bytes."""
@@ -119,6 +125,15 @@ class Files:
         view = memoryview(data)
         while done < len(view):
             done += os.pwritev(fd, [view[done:]], offset + done)
+
+
+def _full_sync(fd: int) -> None:
+    """Durable where ``fsync`` only reaches the drive's cache (macOS, fsync(2))."""
+    request = getattr(fcntl, "F_FULLFSYNC", None)
+    if request is None:
+        os.fsync(fd)
+    else:
+        fcntl.fcntl(fd, request)
 
 
 class Handle:

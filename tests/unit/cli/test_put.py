@@ -255,3 +255,10 @@ def test_a_terminal_sees_a_bar(discloud: CommandLine, api: FakeApi) -> None:
     lines = shown.decode().split("\r")
     assert any("ETA" in line and "MiB/s" in line for line in lines)
     assert "big.bin -> files/big.bin (20.0 MiB, mirror:3)" in shown.decode()
+
+
+@pytest.mark.parametrize("kind", ["a/b\r\nX: y", "a/\u00fc", "text", ""])
+def test_a_media_type_that_is_none(discloud: CommandLine, api: FakeApi, kind: str) -> None:
+    Path("a").write_text("x")
+    refused(discloud.run("put", "a", "files/", "--content-type", kind), "is not a media type", code=2)
+    assert not api.objects
