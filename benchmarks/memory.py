@@ -86,8 +86,8 @@ def _drive(running: BenchMesh) -> float:
     while (now := time.monotonic() - started) < SECONDS:
         allowed = now * RATE
         for key, _ in selector.select(0.02):
+            assert isinstance(key.fileobj, socket.socket)
             sock = key.fileobj
-            assert isinstance(sock, socket.socket)
             if moved[sock] < allowed:
                 try:
                     moved[sock] += sock.send(block) if key.data == "PUT" else len(sock.recv(1 << 18))

@@ -6,7 +6,7 @@ a decision is made on one picture.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +14,8 @@ from discloud.core.model import Node, NodeId, NodeState, View
 from discloud.errors import NoSuchNode
 from discloud.ports import Blobs
 
+EVEN = 0.01
+"""Share of the capacity by which fills may differ and still count as even."""
 SERVING = frozenset({NodeState.ALIVE, NodeState.SUSPECT, NodeState.DRAINING})
 """States in which a node is worth asking for bytes."""
 
@@ -28,30 +30,50 @@ class Cluster:
         self.view = View(0, (me,))
         self._connect = connect
         self._remote: dict[tuple[NodeId, str], Blobs] = {}
-        self._promised: Counter[NodeId] = Counter()
+        self._sent: defaultdict[NodeId, float] = defaultdict(float)
 
     def update(self, view: View) -> None:
         """Take over a newer view. A view that lacks this node itself keeps the node as it last was."""
         own = view.find(self.me) or self.view.find(self.me)
         others = tuple(node for node in view.nodes if node.id != self.me)
         self.view = View(view.epoch, (own, *others) if own else others)
-        self._promised.clear()
+        for node in view.nodes:
+            if node.id not in self._sent:
+                self._sent[node.id] = self._least_sent() * node.capacity
 
     def promise(self, node: NodeId, length: int) -> None:
-        """Count bytes that this gateway is about to send to ``node``, until the next view counts them itself."""
-        self._promised[node] += length
+        """Count bytes that this gateway is about to send to ``node``."""
+        self._sent[node] += length
 
     def planned(self) -> View:
-        """The view with what this gateway promised since: without it a second's writes would all see one fill."""
-        if not self._promised:
+        """The view to place by: fills as reported where they differ, as this gateway sent where they do not.
+
+        A reported fill is up to a beat old and the same for all gateways, so that all would send a beat's writes to the node
+        that was the emptiest in it. Between nodes whose fills differ by less than ``EVEN`` each gateway keeps its own
+        writes even instead, and so their sum is.
+        """
+        fills = [node.fill for node in self.view.nodes if node.capacity]
+        if not fills or max(fills) - min(fills) > EVEN:
             return self.view
+        level, least = sum(fills) / len(fills), self._least_sent()
         nodes = tuple(
-            replace(node, reserved=node.reserved + self._promised[node.id])
-            if node.id in self._promised
-            else node
+            replace(
+                node,
+                used=int(level * node.capacity),
+                reserved=int(self._sent[node.id] - least * node.capacity),
+            )
             for node in self.view.nodes
         )
         return View(self.view.epoch, nodes)
+
+    def _least_sent(self) -> float:
+        """The smallest share of its capacity that this gateway has sent to any node of the view."""
+        shares = [
+            self._sent[node.id] / node.capacity
+            for node in self.view.nodes
+            if node.capacity and node.id in self._sent
+        ]
+        return min(shares, default=0.0)
 
     @property
     def own(self) -> Node:

@@ -291,6 +291,8 @@ def _check_whole(config: Config) -> None:
         )
     if node.port and node.port == node.peer_port:
         raise Invalid(f"node.port and node.peer_port are both {node.port}", "accepted: two different ports")
+    if node.peers_at > 65535:
+        raise Invalid(f"node.port = {node.port} leaves no port for peers", "accepted: at most 65533")
     if not periods.heartbeat < periods.suspect < periods.down < periods.lost:
         raise Invalid(
             "periods.heartbeat, suspect, down and lost do not grow",

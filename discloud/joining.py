@@ -58,6 +58,16 @@ async def wait_for_root(config: Config, links: Links) -> PeerMetadata:
             await asyncio.sleep(config.periods.heartbeat)
 
 
+def refuse_second_root(config: Config) -> None:
+    """One root keeps the names in its SQLite; a second would start a mesh of its own. Raises: Invalid."""
+    if config.node.role is Role.ROOT and config.node.roots:
+        raise Invalid(
+            f"a root was told to join {', '.join(config.node.roots)}: two roots need Cassandra, "
+            "which this version does not have",
+            "start it with --role=ordinary, or without --roots for a mesh of its own",
+        )
+
+
 def own_node(config: Config, identity: Identity) -> Node:
     """This node as it announces itself: under ``advertise`` where that is set."""
     node = config.node

@@ -50,6 +50,7 @@ from discloud.joining import (
     ensure_admin,
     open_database,
     own_node,
+    refuse_second_root,
     wait_for_root,
 )
 from discloud.peer.blobs import PeerBlobs
@@ -125,6 +126,7 @@ async def started(config: Config) -> AsyncIterator[Running]:
 
 async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     folder = config.node.data
+    refuse_second_root(config)
     _raise_open_files()
     identity = load_identity(folder)
     check_ports(config)

@@ -37,7 +37,10 @@ def load_identity(folder: Path) -> Identity:
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
-        if folder.exists() and any(folder.glob("blobs/*")):
+        # a start that failed (a wrong secret, say) left empty folders: they are not in the way of the next one
+        if any(
+            each.is_file() for part in ("packs", "large") for each in (folder / "blobs" / part).rglob("*")
+        ):
             raise Conflict(
                 f"data folder {folder} holds blobs but no {NAME}",
                 "restore the file from a backup of this folder, or start with an empty folder",

@@ -68,6 +68,7 @@ class App:
                 accounts = self._surface.accounts
                 call.account = accounts.peek(token) or await accounts.of_token(token)
             call.signed_in()
+        call.check_query(route.query)
         return await route.handler(call)
 
     def _request_id(self, request: web.BaseRequest) -> str:

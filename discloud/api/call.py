@@ -80,9 +80,18 @@ class Call:
 
     def query(self, name: str) -> str | None:
         """A query parameter (the last of its name), None where absent."""
+        return self._parameters().get(name)
+
+    def check_query(self, known: frozenset[str]) -> None:
+        """Refuse names that nobody knows: a typo must not be taken for a wish fulfilled. Raises: Invalid."""
+        if unknown := sorted(set(self._parameters()) - known):
+            takes = f"known: {', '.join(sorted(known))}" if known else "this path takes none"
+            raise Invalid(f"unknown query parameter {unknown[0]!r}", takes)
+
+    def _parameters(self) -> dict[str, str]:
         if self._query is None:
             self._query = dict(parse_qsl(self.request.raw_path.partition("?")[2], keep_blank_values=True))
-        return self._query.get(name)
+        return self._query
 
     def flag(self, name: str) -> bool:
         """Whether a query parameter says yes."""

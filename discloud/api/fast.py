@@ -16,7 +16,10 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from discloud.errors import DiscloudError
+from discloud import logs
+from discloud.api.headers import SERVER
+from discloud.api.problem import problem
+from discloud.errors import DiscloudError, Invalid
 
 HEAD_END = b"\r\n\r\n"
 FIRST = b"GET /v1/files/"
@@ -96,6 +99,22 @@ class FastHandler(RequestHandler):
             self._start_head_timer()
         else:
             self._stop_head_timer()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What aiohttp refuses by itself (a head that is no HTTP), told as everything else is; the connection ends."""
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("an answer had begun")
+        logs.info("malformed_request", status=status, reason=str(message or exc)[:200])
+        response = problem(Invalid(f"the request is no HTTP/1.1: {message or exc}"[:300], "look at its head"))
+        response.headers["Server"] = SERVER
+        response.force_close()
+        return response
 
     def _idle(self) -> bool:
         """Nothing under way, nothing half parsed: the next byte begins a request."""

@@ -138,6 +138,14 @@ async def delete_file(call: Call) -> web.StreamResponse:
     return web.Response(status=204)
 
 
+def _content_type(body: dict[str, Any]) -> str | None:
+    """The new type; what could not stand in a header would end, or split, every answer from then on. Raises: Invalid."""
+    value = text_field(body, "content_type")
+    if value is not None and (not value.strip() or not value.isprintable() or len(value) > 255):
+        raise Invalid("content_type is not a media type", 'example: {"content_type": "image/png"}')
+    return value
+
+
 async def patch_file(call: Call) -> web.StreamResponse:
     """``PATCH`` with JSON: ``key`` renames; ``metadata`` and ``content_type`` replace what is said of the object."""
     body = await call.json()
@@ -148,7 +156,7 @@ async def patch_file(call: Call) -> web.StreamResponse:
         raise Invalid("the body changes nothing", "send key, metadata or content_type")
     target = text_field(body, "key")
     changer = call.surface.changer
-    new_type, metadata = text_field(body, "content_type"), _metadata(body)
+    new_type, metadata = _content_type(body), _metadata(body)
     if target is not None:
         target_key = check_key(target)
         version = await changer.rename(call.account, bucket, key, target_key, only)

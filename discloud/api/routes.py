@@ -40,6 +40,11 @@ class Route:
     open: bool = False
     tag: str = "files"
 
+    @property
+    def query(self) -> frozenset[str]:
+        """The names of its query parameters."""
+        return frozenset(each.name for each in self.parameters if each.where == "query")
+
 
 class Router:
     """Finds the route of a request. Built once; look-ups touch only the routes of the same first parts."""

@@ -100,6 +100,7 @@ class PlainGet:
             fields["Content-Length"] = str(found.version.size)
             fields["Server"] = headers.SERVER
             lines = "".join(f"{field}: {value}\r\n" for field, value in fields.items())
+            assert lines.count("\n") == len(fields), "a header value with a line end would split the answer"
             head = f"HTTP/1.1 200 OK\r\n{lines}".encode()
             _remember(self._heads, name, head)
         return head

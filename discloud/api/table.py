@@ -52,7 +52,7 @@ ROUTES = (
     Route("HEAD", FILE, native.head_file, "An object's headers", READ, "", ((200, "the headers"), *READS)),
     Route("DELETE", FILE, native.delete_file, "Remove an object", CONDITIONS, "", ((204, "removed"), (404, "no such object"))),
     Route("PATCH", FILE, native.patch_file, "Rename an object or change what is said of it", CONDITIONS, "json", ((200, "changed"), (404, "no such object"))),
-    Route("POST", FILE, forms.post_form, "Store the files of a form under a prefix, or copy an object", (Parameter("copy", "bucket/key to copy from"), *LAYOUT), "form", ((201, "stored"), *WRITES)),
+    Route("POST", FILE, forms.post_form, "Store the files of a form under a prefix, or copy an object", (Parameter("copy", "bucket/key to copy from"), Parameter("version", "the version to copy"), *LAYOUT), "form", ((201, "stored"), *WRITES)),
     Route("POST", "/v1/files/{bucket}/", forms.post_form, "Store the files of a form", LAYOUT, "form", ((201, "stored"), *WRITES)),
     Route("POST", "/v1/files/{bucket}", forms.post_form, "Store the files of a form", LAYOUT, "form", ((201, "stored"), *WRITES)),
     Route("GET", "/v1/files/{bucket}", native.list_files, "List objects", LISTING, "", ((200, "one page"), (404, "no such bucket"))),

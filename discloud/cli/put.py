@@ -25,7 +25,7 @@ from discloud.errors import DiscloudError, Invalid
 
 _LAYOUT = (
     click.option("--copies", metavar="N|all", help="Copies of each byte."),
-    click.option("--layout", metavar="LAYOUT", help="mirror:N, mirror:all, stripe:N, stripe:NxR or ec:K+M."),
+    click.option("--layout", metavar="LAYOUT", help="mirror:N, mirror:all, stripe:N or stripe:NxR."),
     click.option("--nodes", metavar="NAME,...", help="The nodes that hold it; self = the one that answers."),
     click.option("--regions", metavar="NAME,...", help="At least one copy in each of these regions."),
     click.option("--ack", metavar="N|all", help="Copies that are durable before the command succeeds."),

@@ -22,9 +22,7 @@ STREAMING_STRIPE = MIB
 """Bytes of a whole stripe where a body's length is unknown: what a writer holds before it can cut the next."""
 
 _ALIGNMENT = 4096
-_FORMS = (
-    f"write mirror:N (up to {MAX_COPIES}), mirror:all, stripe:N (up to {MAX_FRAGMENTS}), stripe:NxR or ec:K+M"
-)
+_FORMS = f"write mirror:N (up to {MAX_COPIES}), mirror:all, stripe:N (up to {MAX_FRAGMENTS}), or stripe:NxR"
 _MIRROR = re.compile(r"mirror:([0-9]{1,4}|all)")
 _STRIPE = re.compile(r"stripe:([0-9]{1,4})(?:x([0-9]{1,4}))?")
 _ERASURE = re.compile(r"ec:([0-9]{1,4})\+([0-9]{1,4})")

@@ -14,7 +14,7 @@ from discloud.core.access import may_admin
 from discloud.core.keys import check_bucket_name
 from discloud.core.layout import parse_layout
 from discloud.core.model import Account, Bucket, BucketId, BucketState, Verify
-from discloud.errors import Invalid, NoSuchBucket, UnknownRegion
+from discloud.errors import BadLayout, Invalid, NoSuchBucket, UnknownRegion
 from discloud.ports import Metadata
 
 FRESH = 5.0
@@ -100,8 +100,8 @@ class Buckets:
         return bucket
 
     def _apply(self, bucket: Bucket, wish: BucketWish) -> Bucket:
-        if wish.layout:
-            parse_layout(wish.layout)
+        if wish.layout and parse_layout(wish.layout).parity:
+            raise BadLayout(f"layout {wish.layout} needs erasure coding, which this version does not have")
         for region in wish.regions or ():
             self._check_region(region)
         try:

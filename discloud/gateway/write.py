@@ -17,7 +17,7 @@ from discloud import logs, metrics
 from discloud.cluster import Cluster
 from discloud.core.access import may_write
 from discloud.core.digests import etag_of
-from discloud.core.layout import needed_acks, streaming_unit
+from discloud.core.layout import layout_name, needed_acks, streaming_unit
 from discloud.core.model import (
     Account,
     Bucket,
@@ -37,7 +37,7 @@ from discloud.core.model import (
 )
 from discloud.core.placement import Placement, Wish, make_wish, place
 from discloud.core.preconditions import check_write
-from discloud.errors import DiscloudError, NoSuchKey, OutcomeUnknown, TooLarge, Unavailable
+from discloud.errors import BadLayout, DiscloudError, NoSuchKey, OutcomeUnknown, TooLarge, Unavailable
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.digest_check import DigestCheck
 from discloud.gateway.memory import BodyMemory
@@ -208,6 +208,11 @@ class Writer:
                 bucket_regions=bucket.regions,
                 mesh_layout=self._policy.layout,
             )
+            if wish.layout.parity:
+                raise BadLayout(
+                    f"layout {layout_name(wish.layout)} needs erasure coding, which this version does not have",
+                    "keep it as copies (mirror:3) or as a stripe with copies (stripe:4x2)",
+                )
             if len(self._wishes) < WISHES:
                 self._wishes[name] = wish
         return wish

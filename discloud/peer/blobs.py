@@ -21,12 +21,16 @@ from discloud.peer.methods import CREATE, OPEN, Method, methods_of
 from discloud.peer.pages import pages
 from discloud.peer.streams import Stream, expect
 from discloud.peer.wire import ANSWER, COMMIT, END, FAILED, Message, error_of
-from discloud.ports import SMALL, BlobReader, BlobWriter, FileSource, SocketSource, Usage
+from discloud.ports import BlobReader, BlobWriter, FileSource, SocketSource, Usage
 from discloud.transfer.pace import Pace
 from discloud.transfer.sockets import send_all
 
 _CALLS = methods_of("blobs")
 _STEP = 1.0  # seconds to wait for the frame that ends a stream whose bytes have all come
+
+
+FIRST_ANSWER = 5.0
+"""Seconds within which a holder must begin to answer a read."""
 
 
 class PeerBlobs:
@@ -61,7 +65,10 @@ class PeerBlobs:
     ) -> AsyncIterator[BlobReader]:
         """As Blobs: ``source`` is the connection itself."""
         arguments = OPEN.pack(blob, offset, length, trust)
-        async with self._links.exchange(self._target, OPEN.name, arguments, self._wait()) as (stream, found):
+        async with self._links.exchange(self._target, OPEN.name, arguments, self._first_answer()) as (
+            stream,
+            found,
+        ):
             reader = _Reader(stream, found, self._pace)
             yield reader
             stream.in_step = await reader.ended()
@@ -70,7 +77,9 @@ class PeerBlobs:
         self, blob: BlobId, offset: int = 0, length: int | None = None, trust: float = 0.0
     ) -> bytes:
         """As Blobs."""
-        data: bytes = await self._call(_CALLS["fetch"], length or SMALL, blob, offset, length, trust)
+        packed = _CALLS["fetch"].pack(blob, offset, length, trust)
+        answer = await self._links.call(self._target, "blobs.fetch", packed, self._first_answer())
+        data: bytes = _CALLS["fetch"].unpack_result(answer)
         return data
 
     async def stat(self, blob: BlobId) -> Stored:
@@ -104,6 +113,10 @@ class PeerBlobs:
         return method.unpack_result(
             await self._links.call(self._target, method.name, packed, self._wait(length))
         )
+
+    def _first_answer(self) -> float:
+        """A read has other holders to turn to: it does not wait as long as a write that is under way."""
+        return min(FIRST_ANSWER, self._pace.deadline(0))
 
     def _wait(self, length: int = 0) -> float:
         return self._pace.deadline(length)

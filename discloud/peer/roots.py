@@ -6,6 +6,7 @@ idempotent are repeated, and where the outcome matters and stays unknown the cal
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -16,6 +17,10 @@ from discloud.peer.handshake import Session
 from discloud.peer.links import Links, Target
 from discloud.peer.methods import Method
 from discloud.peer.pages import pages
+
+COMING_BACK = 1.2
+"""Seconds for which a call that was not sent waits for a root: longer than an address that failed is left alone."""
+PAUSE = 0.05
 
 
 class Roots:
@@ -56,26 +61,30 @@ class Roots:
         """
         packed = method.pack(*arguments)
         end = self._clock() + self._patience
-        lost = False
-        failures: list[str] = []
-        for target, tries_left in self._tries():
-            if failures and not tries_left and len(self._targets) == 1 and not lost:
-                break  # the only root said no by itself: the same question has the same answer
-            budget = (end - self._clock()) / (tries_left + 1)
-            try:
-                value = await self._links.call(target, method.name, packed, budget)
-            except Unavailable as error:
-                failures.append(str(error))
-                unsettled = isinstance(error, AnswerLost | OutcomeUnknown | TooSlow)
-                lost = lost or unsettled
-                if unsettled and not repeat:
-                    break
-                continue
-            self._prefer(target)
-            return method.unpack_result(value)
-        if lost and settle:
-            raise OutcomeUnknown(f"{method.name} was sent and its answer was lost: {'; '.join(failures)}")
-        raise _none_answers(failures)
+        coming_back = min(end, self._clock() + COMING_BACK)
+        while True:
+            failures: list[str] = []
+            lost = False
+            for target, tries_left in self._tries():
+                if failures and not tries_left and len(self._targets) == 1 and not lost:
+                    break  # the only root said no by itself: the same question has the same answer
+                budget = (end - self._clock()) / (tries_left + 1)
+                try:
+                    value = await self._links.call(target, method.name, packed, budget)
+                except Unavailable as error:
+                    failures.append(str(error))
+                    unsettled = isinstance(error, AnswerLost | OutcomeUnknown | TooSlow)
+                    lost = lost or unsettled
+                    if unsettled and not repeat:
+                        break
+                    continue
+                self._prefer(target)
+                return method.unpack_result(value)
+            if lost and settle:
+                raise OutcomeUnknown(f"{method.name} was sent and its answer was lost: {'; '.join(failures)}")
+            if lost or self._clock() >= coming_back:
+                raise _none_answers(failures)
+            await asyncio.sleep(PAUSE)
 
     async def pages(self, method: Method, arguments: Sequence[object]) -> AsyncIterator[Any]:
         """Each result; from the next root only while nothing was given out. Raises: as ``call``, also in the middle."""

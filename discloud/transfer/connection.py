@@ -127,7 +127,7 @@ def _unpacked(request: BaseRequest) -> bool:
 
 
 def read_arrived(request: BaseRequest) -> bytes:
-    """What aiohttp has of the body, without waiting; b"" when it has nothing for now. Raises: ClientGone, Invalid."""
+    """What aiohttp has of the body, without waiting; b"" when it has nothing for now. Raises: ClientGone, Invalid, Unavailable."""
     content = request.content
     if (error := content.exception()) is None:
         return content.read_nowait()
@@ -138,11 +138,17 @@ def read_arrived(request: BaseRequest) -> bytes:
         raise Invalid(
             f"the body is malformed: {error}", "Check its chunks and its Content-Encoding"
         ) from error
+    if isinstance(
+        error, asyncio.CancelledError
+    ):  # how aiohttp's shutdown ends a body; the client is still there
+        raise Unavailable(
+            "this node is stopping: it did not wait for the body", "use another node"
+        ) from error
     raise ClientGone(f"the client left before the end of the body: {error}") from error
 
 
 async def read_some(request: BaseRequest, seconds: float) -> bytes | None:
-    """What arrives of the body, b"" at its end; None when nothing did in ``seconds``. Raises: ClientGone, Invalid."""
+    """What arrives of the body, b"" at its end; None when nothing did in ``seconds``. Raises: as ``read_arrived``."""
     content = request.content
     if (chunk := read_arrived(request)) or content.is_eof():
         return chunk

@@ -41,6 +41,9 @@ CASES = [
     ("PUT", FILE + "?regions=mars", 400, "unknown-region"),
     ("PUT", FILE + "?layout=raid5", 400, "bad-layout"),
     ("PUT", FILE + "?layout=stripe:0", 400, "bad-layout"),
+    ("PUT", FILE + "?layout=ec:2%2B1", 400, "bad-layout"),
+    ("PUT", FILE + "?copie=2", 400, "invalid"),
+    ("GET", "/v1/nodes?verbose=1", 400, "invalid"),
     ("PUT", FILE + "?copies=0", 400, "bad-layout"),
     ("PUT", FILE + "?copies=two", 400, "bad-layout"),
     ("PUT", FILE + "?copies=2&layout=mirror:3", 400, "bad-layout"),
@@ -154,6 +157,29 @@ async def test_lying_lengths_are_400(mesh: Grid, lies: str) -> None:
     assert b" 400 " in line, line
     writer.close()
     assert sum(mesh.held()) == 0
+
+
+async def test_a_type_that_would_split_the_answer(mesh: Grid) -> None:
+    await mesh.put("k", b"x", "nodes=node1")
+    for bad in ("a\r\nX-Evil: 1", "a\nb", "", " ", "x" * 300):
+        assert await mesh.problem("PATCH", FILE, json={"content_type": bad}) == (400, "invalid")
+        assert await mesh.problem("PATCH", FILE, json={"metadata": {"a": bad + "\x00"}}) == (400, "invalid")
+    async with mesh.session.get(mesh.nodes[0].url + FILE) as answer:
+        assert "X-Evil" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "head", [b"NONSENSE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"]
+)
+async def test_what_is_no_http_is_told_as_a_problem(mesh: Grid, head: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.nodes[0].port)
+    writer.write(head)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1."), answer
+    assert b" 400 " in answer.partition(b"\r\n")[0]
+    assert b"application/problem+json" in answer
+    assert b"aiohttp" not in answer
+    writer.close()
 
 
 async def test_header_floods_are_refused(mesh: Grid) -> None:

@@ -39,10 +39,12 @@ def commands(page: Path) -> list[list[str]]:
 def test_commands_of_the_pages_can_be_parsed(page: Path) -> None:
     assert commands(page)
     for words in commands(page):
-        context = click.Context(cli, info_name="discloud")
+        # as the program makes it: a command keeps the --help of the context that it was first used in
+        context = click.Context(cli, info_name="discloud", **cli.context_settings)
         name, command, rest = cli.resolve_command(context, words)
         assert command is not None, words
-        command.make_context(name, list(rest))  # raises where an option or an argument is wrong
+        # raises where an option or an argument is wrong
+        command.make_context(name, list(rest), parent=context)
 
 
 def test_the_readme_names_targets_that_exist() -> None:

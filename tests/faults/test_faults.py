@@ -241,11 +241,28 @@ def stray(mesh: Mesh) -> NodeProcess:
     return node
 
 
-async def test_a_wrong_secret_is_refused(mesh: Mesh, stray: NodeProcess, tmp_path: Path) -> None:
+async def test_a_wrong_secret_is_refused_and_the_right_one_then_lets_in(
+    mesh: Mesh, stray: NodeProcess, tmp_path: Path
+) -> None:
     wrong = tmp_path / "secret"
     wrong.write_text("a secret of some other mesh, long enough")
+    right = stray.environ["DISCLOUD_SECRET_FILE"]
     stray.environ["DISCLOUD_SECRET_FILE"] = str(wrong)
     assert "secret" in await asyncio.to_thread(refused, stray)
+    stray.environ["DISCLOUD_SECRET_FILE"] = right
+    stray.start()
+
+    async def let_in() -> bool:
+        return await mesh.status("GET", stray, "/readyz") == 200
+
+    await until(let_in, 20, "the node that was refused before")
+    stray.kill(signal.SIGTERM)
+
+
+async def test_a_second_root_is_refused(mesh: Mesh, stray: NodeProcess) -> None:
+    shutil.rmtree(stray.data, ignore_errors=True)
+    stray.role = "root"
+    assert "two roots need Cassandra" in await asyncio.to_thread(refused, stray)
 
 
 async def test_a_folder_of_another_mesh_is_refused(mesh: Mesh, stray: NodeProcess) -> None:

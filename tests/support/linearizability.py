@@ -1,8 +1,9 @@
 """Is a history of reads and writes one that a single, sequential store could have given?
 
 The algorithm of Wing and Gong (1993) with the memory of Lowe (2017): operations are put in an order one by one, each
-between its call and its answer, and no set of done operations with the same state is tried twice. An
-operation that changes nothing and fits is taken at once, which is sound and keeps the search short.
+between its call and its answer. No set of done operations with the same state is tried twice, nor one that differs only
+in having fewer uncertain ones left. An operation that changes nothing and fits is taken at once, which is sound and
+keeps the search short.
 """
 
 from __future__ import annotations
@@ -79,14 +80,15 @@ def _with(state: Values, key: int, value: int | None) -> Values:
     return (*state[:key], value, *state[key + 1 :])
 
 
-def explain(history: Sequence[Done], start: Values, steps: int = 400_000) -> list[Done] | None:
+def explain(history: Sequence[Done], start: Values, limit: int = 400_000) -> list[Done] | None:
     """None if the history is linearizable, else the longest order found, behind which nothing fits.
 
     Raises: Undecided.
     """
     operations = sorted(with_twins(history), key=lambda done: done.begin)
     every = sum(1 << position for position, done in enumerate(operations) if done.outcome != "unknown")
-    seen: set[tuple[int, Values]] = set()
+    tried: dict[tuple[int, Values], list[int]] = {}
+    steps = 0
     open_: list[tuple[int, Values, tuple[int, ...]]] = [(0, start, ())]
     longest: tuple[int, ...] = ()
     while open_:
@@ -94,11 +96,13 @@ def explain(history: Sequence[Done], start: Values, steps: int = 400_000) -> lis
         mask, order = _take_fitting(operations, mask, state, order)
         if mask & every == every:
             return None
-        if (mask, state) in seen:
-            continue
-        seen.add((mask, state))
-        if len(seen) > steps:
-            raise Undecided(f"{len(history)} operations, {len(seen)} steps")
+        unsure = tried.setdefault((mask & every, state), [])
+        if any(before & mask == before for before in unsure):
+            continue  # with the same done, and more left that may still happen, nothing was found
+        unsure.append(mask & ~every)
+        steps += 1
+        if steps > limit:
+            raise Undecided(f"{len(history)} operations, {steps} steps")
         longest = max(longest, order, key=len)
         for position in _candidates(operations, mask):
             after = apply(state, operations[position])

@@ -20,7 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discloud.core.model import KIB, MIB
-from discloud.errors import ClientGone, DiscloudError, Invalid, NoSpace, TooLarge, TooSlow
+from discloud.errors import (
+    ClientGone,
+    DiscloudError,
+    Invalid,
+    NoSpace,
+    TooLarge,
+    TooSlow,
+    Unavailable,
+)
 from discloud.transfer.intake import Intake, intake_of
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
@@ -465,3 +473,17 @@ async def test_what_arrived_before_the_handler_looked_reaches_the_sink(kernel: b
         assert isinstance(place.error, ClientGone)
         assert noise(100_000).startswith(place.bodies[0])
         assert place.bodies[0]
+
+
+async def test_a_body_that_a_shutdown_ends_is_not_taken_for_a_client_that_left() -> None:
+    """aiohttp ends the bodies under way by an error in their reader; the client waits for an answer all the same."""
+    async with site(kernel=False) as (place, address):
+
+        async def shut_down(intake: Intake) -> None:
+            intake._request._cancel(asyncio.CancelledError())
+
+        place.before = shut_down
+        async with client(address) as (reader, writer):
+            writer.write(b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+            assert (await head(reader))[0] == 400
+    assert isinstance(place.error, Unavailable)
