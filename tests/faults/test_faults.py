@@ -280,6 +280,7 @@ async def test_a_cloned_folder_is_refused_while_the_original_lives(mesh: Mesh, s
     shutil.rmtree(stray.data, ignore_errors=True)
     stray.data.mkdir()
     shutil.copy(mesh.nodes[1].data / "identity.json", stray.data)
+    stray.name = mesh.nodes[1].name
     assert "running in another process" in await asyncio.to_thread(refused, stray, 40)
     await mesh.ready()
 
@@ -314,6 +315,7 @@ async def test_a_root_without_its_database_is_refused(mesh: Mesh, stray: NodePro
     stray.data.mkdir()
     shutil.copy(mesh.root.data / "identity.json", stray.data)
     stray.role = "root"
+    stray.environ.pop("DISCLOUD_ROOTS")
     assert "metadata.db" in await asyncio.to_thread(refused, stray)
 
 
