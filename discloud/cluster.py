@@ -6,7 +6,7 @@ a decision is made on one picture.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +16,8 @@ from discloud.ports import Blobs
 
 EVEN = 0.01
 """Share of the capacity by which fills may differ and still count as even."""
+REMEMBERED = 10
+"""Views for which a gateway remembers what it sent."""
 SERVING = frozenset({NodeState.ALIVE, NodeState.SUSPECT, NodeState.DRAINING})
 """States in which a node is worth asking for bytes."""
 
@@ -30,50 +32,39 @@ class Cluster:
         self.view = View(0, (me,))
         self._connect = connect
         self._remote: dict[tuple[NodeId, str], Blobs] = {}
-        self._sent: defaultdict[NodeId, float] = defaultdict(float)
+        self._beats: deque[Counter[NodeId]] = deque([Counter()])
+        self._sent: Counter[NodeId] = Counter()
 
     def update(self, view: View) -> None:
         """Take over a newer view. A view that lacks this node itself keeps the node as it last was."""
         own = view.find(self.me) or self.view.find(self.me)
         others = tuple(node for node in view.nodes if node.id != self.me)
         self.view = View(view.epoch, (own, *others) if own else others)
-        for node in view.nodes:
-            if node.id not in self._sent:
-                self._sent[node.id] = self._least_sent() * node.capacity
+        self._beats.append(Counter())
+        if len(self._beats) > REMEMBERED:
+            self._sent -= self._beats.popleft()
 
     def promise(self, node: NodeId, length: int) -> None:
         """Count bytes that this gateway is about to send to ``node``."""
         self._sent[node] += length
+        self._beats[-1][node] += length
 
     def planned(self) -> View:
-        """The view to place by: fills as reported where they differ, as this gateway sent where they do not.
+        """The view to place by: fills as reported where they differ, as this gateway sent lately where they do not.
 
         A reported fill is up to a beat old and the same for all gateways, so that all would send a beat's writes to the node
         that was the emptiest in it. Between nodes whose fills differ by less than ``EVEN`` each gateway keeps its own
-        writes even instead, and so their sum is.
+        writes of the last beats even instead, and so their sum is.
         """
         fills = [node.fill for node in self.view.nodes if node.capacity]
         if not fills or max(fills) - min(fills) > EVEN:
             return self.view
-        level, least = sum(fills) / len(fills), self._least_sent()
+        level = sum(fills) / len(fills)
         nodes = tuple(
-            replace(
-                node,
-                used=int(level * node.capacity),
-                reserved=int(self._sent[node.id] - least * node.capacity),
-            )
+            replace(node, used=int(level * node.capacity), reserved=self._sent[node.id])
             for node in self.view.nodes
         )
         return View(self.view.epoch, nodes)
-
-    def _least_sent(self) -> float:
-        """The smallest share of its capacity that this gateway has sent to any node of the view."""
-        shares = [
-            self._sent[node.id] / node.capacity
-            for node in self.view.nodes
-            if node.capacity and node.id in self._sent
-        ]
-        return min(shares, default=0.0)
 
     @property
     def own(self) -> Node:

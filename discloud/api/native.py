@@ -160,11 +160,12 @@ async def patch_file(call: Call) -> web.StreamResponse:
     if target is not None:
         target_key = check_key(target)
         version = await changer.rename(call.account, bucket, key, target_key, only)
+        if new_type is None and metadata is None:
+            return json_response(describe_object(version))
         key, only = target_key, Precondition(if_match=(version.etag,))
-    if new_type is not None or metadata is not None:
-        await changer.update(call.account, bucket, key, only, content_type=new_type, metadata=metadata)
-    found = await call.surface.reader.find(call.account, bucket, key)
-    return json_response(describe_object(found.version))
+    version = await changer.update(call.account, bucket, key, only, content_type=new_type, metadata=metadata)
+    # As it was changed, not as it is found now: others may have replaced or removed it since.
+    return json_response(describe_object(version))
 
 
 async def post_file(call: Call) -> web.StreamResponse:

@@ -5,6 +5,7 @@ Invariant I7: once the headers are out, a read that cannot go on cuts the connec
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 from aiohttp import web
@@ -62,8 +63,21 @@ async def _send_whole(
             return response
         _finish_headers(response)
         await response.prepare(call.request)
-        await response.write_eof()
+        await _finish_in_time(call, response, length)
         return response
+
+
+async def _finish_in_time(call: Call, response: web.Response, length: int) -> None:
+    """Send the body at the pace that clients must keep: one that stands still would hold its share of the memory for ever."""
+    try:
+        async with asyncio.timeout(call.surface.pace.deadline(length)):
+            await response.write_eof()
+    except TimeoutError as error:
+        if (transport := call.request.transport) is not None:
+            transport.abort()
+        raise ClientGone(
+            "the client does not take its answer", "see limits.min_rate, limits.grace"
+        ) from error
 
 
 def _finish_headers(response: web.StreamResponse) -> None:
@@ -182,8 +196,8 @@ async def _send_many(
     fields["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
     response_length = sum(map(len, heads)) + sum(span.length for span in spans) + len(tail)
     gathers = [call.surface.reader.gather(found, span) for span in spans]
-    await gathers[0].open()
     try:
+        await gathers[0].open()
         fields["Discloud-Source"] = source_of(call.surface.cluster, gathers[0])
         response = web.StreamResponse(status=206, headers=fields)
         response.content_length = response_length
