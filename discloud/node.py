@@ -79,6 +79,8 @@ draw = _random.randrange
 
 GOODBYE = 2.0
 """Seconds that leaving may take."""
+GC_AGAIN = 20
+"""Rounds of gc until it comes back to a version whose holder did not answer."""
 STALE = 10.0
 """Seconds without an answer from a root after which a node is not ready."""
 
@@ -315,7 +317,7 @@ def _services(
     ]
     if root:
         services += [
-            Periodic("gc", Collect(cluster, metadata, time.time), periods.gc),
+            Periodic("gc", Collect(cluster, metadata, time.time, GC_AGAIN * periods.gc), periods.gc),
             Periodic(
                 "repair",
                 Repairs(cluster, metadata, gateway_threads, time.time, draw, config.disk.soft),

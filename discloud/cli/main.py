@@ -154,6 +154,11 @@ def cli() -> None:
 
 def main() -> None:
     """The console script. Never returns: leaves with an exit code."""
+    if sys.platform == "win32":
+        say_error(
+            "discloud runs on Linux and macOS; on Windows use WSL (wsl --install) or the container image"
+        )
+        sys.exit(1)
     cli(prog_name="discloud")
 
 

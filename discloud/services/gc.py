@@ -48,13 +48,19 @@ class CollectReport:
 
 
 class Collect:
-    """The garbage collector; one of it in a mesh is enough, two do no harm. ``clock`` gives epoch seconds."""
+    """The garbage collector; one of it in a mesh is enough, two do no harm. ``clock`` gives epoch seconds.
 
-    def __init__(self, cluster: Cluster, metadata: Metadata, clock: Callable[[], float]) -> None:
+    ``again``: seconds until it comes back to a version whose holder did not answer.
+    """
+
+    def __init__(
+        self, cluster: Cluster, metadata: Metadata, clock: Callable[[], float], again: float = AGAIN
+    ) -> None:
         self._cluster = cluster
         self._versions = metadata.versions
         self._queues = metadata.queues
         self._clock = clock
+        self._again = again
         self._held_up: dict[VersionId, tuple[Version, frozenset[NodeId]]] = {}
 
     async def run_once(self) -> CollectReport:
@@ -97,7 +103,7 @@ class Collect:
             return "alive"
         now = self._clock()
         if silent := await self._remove_blobs(version):
-            await self._queues.postpone(version, now + AGAIN)
+            await self._queues.postpone(version, now + self._again)
             if len(self._held_up) < HELD_UP:
                 self._held_up[version.id] = version, silent
             return "postponed"

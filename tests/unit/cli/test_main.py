@@ -10,7 +10,7 @@ import click
 import pytest
 
 from discloud import __version__
-from discloud.cli.main import COMMANDS, cli
+from discloud.cli.main import COMMANDS, cli, main
 from discloud.cli.output import human, span
 from discloud.cli.reference import render
 from tests.support.command_line import CommandLine, refused
@@ -94,3 +94,13 @@ def test_durations() -> None:
         "2:05",
         "1:02:03",
     ]
+
+
+def test_windows_is_told_where_to_go(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    assert "WSL" in capsys.readouterr().err
