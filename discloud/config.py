@@ -25,6 +25,12 @@ FOREIGN = frozenset({"HOME", "CONFIG", "URL", "REQUIRE_SERVERS"})
 """Variables behind the prefix that belong to the client and to the tests, not to a node."""
 
 
+MADE = frozenset({"node.secret", "node.token"})
+"""Secrets whose files a fresh root makes."""
+SECRETS = ("node.secret", "node.token", "redis.url", "cassandra.password")
+"""Settings that may come from a file beside: ``secret_file`` and so on."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Who this node is, where its data lie and how it is reached."""
@@ -96,6 +102,9 @@ class Periods:
         60.0, "Between two rounds of giving back the room of removed small blobs", "seconds", least=0.01
     )
     pull: float = option(5.0, "Between two pulls for `mirror:all`", "seconds", least=0.01)
+    leader: float = option(
+        15.0, "How long a root leads without renewing; then another takes over", "seconds", least=0.3
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,48 @@ class TransferConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisConfig:
+    """Where roots meet. Without it a root that is alone needs nothing, several find each other by `roots`."""
+
+    url: str = option("", "Redis of the roots, such as redis://10.0.0.5:6379/0", "secret")
+    url_file: Path | None = option(None, "File that holds the URL")
+
+
+@dataclass(frozen=True, slots=True)
+class CassandraConfig:
+    """Where the metadata of a mesh with several roots lives. Without `hosts` a root keeps them in SQLite."""
+
+    hosts: tuple[str, ...] = option((), "Contact points; port 9042 unless given", "cassandra hosts")
+    keyspace: str = option("discloud", "Keyspace of this mesh; made on the first start", "keyspace")
+    replication: str = option(
+        "3",
+        "Copies of the metadata when the keyspace is made: `3`, or of each data centre: `eu:3,us:3`",
+        "replication",
+    )
+    datacenter: str = option(
+        "", "Cassandra's data centre to ask first; empty = that of the first contact point", "name"
+    )
+    username: str = option("", "User of Cassandra; empty = none is needed")
+    password: str = option("", "Password of that user", "secret")
+    password_file: Path | None = option(None, "File that holds the password")
+    patience: float = option(
+        1.8, "How long a call to Cassandra may take; then it is unknown (503)", "seconds", least=0.05
+    )
+    in_flight: int = option(256, "Calls to Cassandra under way at once; more wait", least=1, most=32768)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Encryption of the API and between nodes: with `cert` and `key` the API speaks HTTPS, with `authority` peers use mTLS."""
+
+    cert: Path | None = option(None, "PEM file of this node's certificate and its chain")
+    key: Path | None = option(None, "PEM file of the certificate's private key")
+    authority: Path | None = option(
+        None, "PEM file of the private authority that signed every node's certificate"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """What is logged."""
 
@@ -136,6 +187,9 @@ class Config:
     periods: Periods = field(default_factory=Periods)
     disk: DiskConfig = field(default_factory=DiskConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
+    cassandra: CassandraConfig = field(default_factory=CassandraConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
     log: LogConfig = field(default_factory=LogConfig)
     layout: str = option("mirror:3", "Layout of buckets that name none", "layout")
 
@@ -146,6 +200,9 @@ SECTIONS = {
     "periods": Periods,
     "disk": DiskConfig,
     "transfer": TransferConfig,
+    "redis": RedisConfig,
+    "cassandra": CassandraConfig,
+    "tls": TlsConfig,
     "log": LogConfig,
 }
 
@@ -201,8 +258,8 @@ def resolve(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, o
     for rank, layer in enumerate((_of_file(file), _of_environ(environ), _of_flags(flags)), start=1):
         for name, value, origin in layer:
             given[name] = Given(parse(settings()[name], value, origin), origin, rank)
-    for secret in ("node.secret", "node.token"):
-        root = given["node.role"].value is Role.ROOT
+    for secret in SECRETS:
+        root = given["node.role"].value is Role.ROOT and secret in MADE
         given[secret] = _with_file(given[secret], given[f"{secret}_file"], secret, made=root)
     return given
 
@@ -298,62 +355,7 @@ def _check_whole(config: Config) -> None:
             "periods.heartbeat, suspect, down and lost do not grow",
             "accepted: each longer than the one before",
         )
+    if (config.tls.cert is None) != (config.tls.key is None):
+        raise Invalid("tls.cert and tls.key belong together", "give both, or neither")
     if not disk.soft <= disk.full:
         raise Invalid(f"disk.soft = {disk.soft} is above disk.full = {disk.full}", "accepted: soft <= full")
-
-
-def render_example() -> str:
-    """A TOML file with every setting at its default, commented out."""
-    lines = ["# discloud: every setting at its default; remove the # of what you change."]
-    lines += ["# Variables DISCLOUD_* win over this file, flags win over both."]
-    section = ""
-    for setting in settings().values():
-        if setting.section != section:
-            section = setting.section
-            lines += ["", f"[{section}]"]
-        lines += [
-            "",
-            f"# {setting.doc}",
-            f"# accepted: {setting.accepted}",
-            f"# {setting.field} = {_toml(setting)}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(setting: Setting) -> str:
-    if setting.name == "node.data":
-        return '"~/.discloud/data"'
-    if setting.unit == "addresses":
-        return "[]"
-    plain = setting.type in {bool, int, float} and setting.unit in {"", "share"}
-    shown = setting.show(setting.default)
-    return shown if plain else f'"{shown}"'
-
-
-def render_reference() -> str:
-    """docs/configuration.md: what every setting means, by section."""
-    lines = [_REFERENCE]
-    for section in ("", *SECTIONS):
-        lines += [f"## [{section}]" if section else "## Above all tables", ""]
-        lines += ["| key | variable | default | accepted | meaning |", "|---|---|---|---|---|"]
-        lines += [_row(each) for each in settings().values() if each.section == section]
-        lines += [""]
-    return "\n".join(lines)
-
-
-def _row(setting: Setting) -> str:
-    default = "$DISCLOUD_HOME/data" if setting.name == "node.data" else setting.show(setting.default)
-    shown = f"`{default}`" if default else ""
-    return f"| `{setting.field}` | `{setting.variable}` | {shown} | {setting.accepted} | {setting.doc} |"
-
-
-_REFERENCE = """# Configuration
-
-Made by `discloud config --reference`; a test compares this page with the program.
-
-A node reads a TOML file (`--config FILE` or `DISCLOUD_CONFIG`), then variables `DISCLOUD_*`, then flags; the later one wins. An
-empty variable counts as absent. An unknown key is an error with a hint, an invalid value too (exit code 2). Sizes are
-bytes or `128 KiB`, `10 MB`, `5 TiB`; durations are seconds or `500ms`, `30s`, `15m`, `1h30m`, `7d`. `secret` and `token` may
-come from a file: `secret_file`, `token_file`. `discloud config --example` prints a file to begin with,
-`discloud config --show --origin` what holds here and where it came from.
-"""

@@ -176,21 +176,36 @@ def _layout(_: Setting, value: object) -> str:
     return layout_name(parse_layout(_text(value)))
 
 
-def _addresses(_: Setting, value: object) -> tuple[str, ...]:
+def _addresses(setting: Setting, value: object) -> tuple[str, ...]:
     texts = (
         value
         if isinstance(value, list | tuple)
         else [each for each in _text(value).split(",") if each.strip()]
     )
-    return tuple(_address(_text(each).strip()) for each in texts)
+    return tuple(_address(_text(each).strip(), _USUAL_PORTS[setting.unit]) for each in texts)
 
 
-def _address(text: str) -> str:
-    """``host:port``; a host alone gets the usual peer port, an IPv6 address stands in brackets."""
+def _address(text: str, usual: int) -> str:
+    """``host:port``; a host alone gets the ``usual`` port, an IPv6 address stands in brackets."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?", text, re.ASCII)
-    if match is None or not 0 < int(match[2] or 7072) < 65536:
+    if match is None or not 0 < int(match[2] or usual) < 65536:
         raise ValueError(f"{text!r} is not host:port")
-    return f"{match[1]}:{match[2] or 7072}"
+    return f"{match[1]}:{match[2] or usual}"
+
+
+def _keyspace(_: Setting, value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", text):
+        raise ValueError("not the name of a keyspace")
+    return text
+
+
+def _replication(_: Setting, value: object) -> str:
+    text = _text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    one = r"[A-Za-z0-9][A-Za-z0-9._-]*:[1-9]"
+    if not re.fullmatch(rf"[1-9]|{one}(,{one})*", text):
+        raise ValueError("not a number of copies")
+    return text
 
 
 _PARSERS: dict[str, Callable[[Setting, object], object]] = {
@@ -201,8 +216,12 @@ _PARSERS: dict[str, Callable[[Setting, object], object]] = {
     "name": _name,
     "host": _host,
     "addresses": _addresses,
+    "cassandra hosts": _addresses,
+    "keyspace": _keyspace,
+    "replication": _replication,
     "layout": _layout,
 }
+_USUAL_PORTS = {"addresses": 7072, "cassandra hosts": 9042}
 _SHOWN: dict[str, Callable[[Any], str]] = {
     "bytes": format_size,
     "bytes/s": lambda size: f"{format_size(size)}/s",
@@ -216,6 +235,9 @@ _ACCEPTED = {
     "name": "letters, digits, dot, dash and underscore, at most 63",
     "host": "a host name or an IP address",
     "addresses": "host:port, several with commas between",
+    "cassandra hosts": "a host or host:port, several with commas between",
+    "keyspace": "small letters, digits and underscore, at most 48",
+    "replication": "a number, or datacentre:number with commas between",
     "layout": "mirror:N, mirror:all, stripe:N, stripe:NxR or ec:K+M",
 }
 _ACCEPTED_TYPES = {

@@ -15,6 +15,7 @@ from functools import partial
 from discloud.adapters import heads
 from discloud.adapters.claims import Claim, check_claim
 from discloud.adapters.heads import COLLECTABLE, LIVE
+from discloud.adapters.leases import LocalLeases
 from discloud.adapters.listing import page, utf8
 from discloud.adapters.rows import Moved
 from discloud.core.model import (
@@ -49,6 +50,7 @@ class MemoryMetadata:
         self.queues = MemoryQueues(self._rows)
         self.accounts = MemoryAccounts(self._rows)
         self.nodes = MemoryNodes(self._rows)
+        self.leases = LocalLeases()
 
     async def close(self) -> None:
         """See ``Metadata.close``."""
@@ -173,6 +175,10 @@ class MemoryVersions:
         """See ``Versions.get``."""
         return heads.get(self._rows.opened(), bucket, key, version)
 
+    async def get_stale(self, bucket: BucketId, key: Key, version: VersionId | None = None) -> Version:
+        """See ``Versions.get_stale``: what one process keeps is always current."""
+        return await self.get(bucket, key, version)
+
     def peek(self, bucket: BucketId, key: Key) -> Version | None:
         """See ``Versions.peek``."""
         return None if self._rows.closed else self._rows.head(bucket, key)
@@ -188,6 +194,10 @@ class MemoryVersions:
         """See ``Versions.list_keys``."""
         seek = partial(self._rows.opened().seek, bucket)
         return page(seek, lambda head: head, prefix, delimiter, after, limit)
+
+    async def list_stale(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
+        """See ``Versions.list_stale``."""
+        return await self.list_keys(bucket, prefix, delimiter, after, limit)
 
     async def relocate(self, version: Version, blob: BlobId, holders: tuple[NodeId, ...]) -> bool:
         """See ``Versions.relocate``."""

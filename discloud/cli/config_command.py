@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from discloud.cli.output import table, told
-from discloud.config import render_example, render_reference, resolve, settings
+from discloud.config import resolve, settings
+from discloud.config_text import render_example, render_reference
 from discloud.errors import Invalid
 
 

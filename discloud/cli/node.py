@@ -26,6 +26,8 @@ FLAGS = {
     "advertise": "node.advertise",
     "zone": "node.zone",
     "region": "node.region",
+    "redis": "redis.url",
+    "cassandra": "cassandra.hosts",
 }
 """The setting behind each flag; everything else comes from the file and the environment."""
 
@@ -41,6 +43,10 @@ FLAGS = {
 @click.option("--advertise", metavar="HOST", help="Host that others reach it by (NAT, containers).")
 @click.option("--zone", metavar="ZONE", help="Where it stands: copies are spread over zones.")
 @click.option("--region", metavar="REGION", help="Where it stands: copies are spread over regions.")
+@click.option("--redis", metavar="URL", help="Redis where the roots of a mesh meet.")
+@click.option(
+    "--cassandra", metavar="HOSTS", help="Cassandra that keeps the metadata; several roots need it."
+)
 @click.option("--config", "file", metavar="FILE", type=Path, help="TOML file  [env: DISCLOUD_CONFIG]")
 def node(file: Path | None, **flags: str | None) -> None:
     """Run one container of a mesh until it is stopped.
@@ -52,6 +58,7 @@ def node(file: Path | None, **flags: str | None) -> None:
     Examples:
       discloud node --role=root --data /srv/discloud --listen 10.0.0.1
       discloud node --role=ordinary --roots 10.0.0.1:7072 --secret-file ./secret
+      discloud node --role=root --redis redis://10.0.0.5 --cassandra 10.0.0.6,10.0.0.7 --secret-file ./secret
     """
     settings = load_or_refuse(file, os.environ, flags)
     warn_beyond_loopback(settings.node.listen, settings.node.port)

@@ -212,10 +212,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is known of the nodes, at one moment. ``epoch`` grows with every change that the root made."""
+    """What is known of the nodes, at one moment. ``epoch`` grows with every change that the root made.
+
+    ``time`` is the mesh's time when the root answered, in epoch seconds; 0 = the root does not say.
+    """
 
     epoch: int
     nodes: tuple[Node, ...]
+    time: float = 0.0
 
     def find(self, node: NodeId) -> Node | None:
         """The node of that id, if the view has it."""
@@ -224,6 +228,19 @@ class View:
     def named(self, name: str) -> Node | None:
         """The node of that name, if the view has it."""
         return next((each for each in self.nodes if each.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A node's last beat as one root tells it to another. ``age``: seconds since it was heard; ``left``: it said goodbye.
+
+    ``time`` is the telling root's wall clock: by it roots see whether their clocks agree.
+    """
+
+    node: Node
+    age: float
+    left: bool = False
+    time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,9 @@ def told(request: Request, error: Exception) -> DiscloudError:
     return OutcomeUnknown(f"the node failed inside while it answered {request.method}", "its log tells more")
 
 
-def parts(blobs: object, metadata: Any, membership: object) -> dict[str, object | None]:
+def parts(
+    blobs: object, metadata: Any, membership: object, gossip: object | None = None
+) -> dict[str, object | None]:
     """The parts of PORTS from a node's adapters."""
-    own = {"blobs": blobs, "membership": membership}
+    own = {"blobs": blobs, "membership": membership, "gossip": gossip}
     return {name: own[name] if name in own else getattr(metadata, name, None) for name in PORTS}

@@ -15,7 +15,7 @@ from discloud.errors import TooLarge, Unavailable
 from discloud.peer.links import Links
 from discloud.peer.methods import PORTS, Method, methods_of
 from discloud.peer.roots import Roots
-from discloud.ports import Accounts, Buckets, Nodes, Queues, Versions
+from discloud.ports import Accounts, Buckets, Leases, Nodes, Queues, Versions
 
 P = TypeVar("P")
 
@@ -35,12 +35,13 @@ class PeerMetadata:
     queues: Queues
     accounts: Accounts
     nodes: Nodes
+    leases: Leases
 
     def __init__(self, roots: Roots, cluster: str) -> None:
         self.cluster = cluster
         self._roots = roots
         self._closed = False
-        for part in ("versions", "buckets", "queues", "accounts", "nodes"):
+        for part in ("versions", "buckets", "queues", "accounts", "nodes", "leases"):
             setattr(self, part, self._part(PORTS[part], part))
 
     @classmethod

@@ -18,7 +18,7 @@ from typing import Any
 
 from discloud.core.records import from_record, to_record
 from discloud.errors import Invalid, Unavailable
-from discloud.ports import Accounts, Blobs, Buckets, Membership, Nodes, Queues, Versions
+from discloud.ports import Accounts, Blobs, Buckets, Gossip, Leases, Membership, Nodes, Queues, Versions
 
 PORTS: dict[str, type] = {
     "blobs": Blobs,
@@ -27,7 +27,9 @@ PORTS: dict[str, type] = {
     "queues": Queues,
     "accounts": Accounts,
     "nodes": Nodes,
+    "leases": Leases,
     "membership": Membership,
+    "gossip": Gossip,
 }
 """The parts of a node that its peers may call, by the first word of a method's name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -340,3 +341,36 @@ class RegistryContract:
         await metadata.nodes.register(node(N2, "one"), "y", 102.0)
         await metadata.nodes.register(node(N3, "three"), "z", 102.0)
         assert len(await metadata.nodes.all()) == 3
+
+
+class LeasesContract:
+    """Needs the fixture ``metadata``."""
+
+    async def test_one_owner_at_a_time(self, metadata: Metadata) -> None:
+        first = await metadata.leases.hold("work", NodeId("a"), 60)
+        assert first is not None
+        assert await metadata.leases.hold("work", NodeId("b"), 60) is None
+        assert await metadata.leases.hold("work", NodeId("a"), 60) == first, "a renewal keeps the epoch"
+        assert await metadata.leases.hold("other", NodeId("b"), 60) is not None, (
+            "each name is a lease of its own"
+        )
+
+    async def test_the_epoch_grows_with_each_new_owner(self, metadata: Metadata) -> None:
+        epochs = []
+        for owner in "abab":
+            epochs.append(await metadata.leases.hold("work", NodeId(owner), 60) or 0)
+            await metadata.leases.release("work", NodeId(owner))
+        assert epochs == sorted(set(epochs))
+        assert epochs[0] > 0
+
+    async def test_only_the_owner_gives_it_up(self, metadata: Metadata) -> None:
+        await metadata.leases.hold("work", NodeId("a"), 60)
+        await metadata.leases.release("work", NodeId("b"))
+        assert await metadata.leases.hold("work", NodeId("b"), 60) is None
+
+    async def test_a_lease_ends_by_itself(self, metadata: Metadata) -> None:
+        assert await metadata.leases.hold("work", NodeId("a"), 1) is not None
+        async with asyncio.timeout(20):
+            while (epoch := await metadata.leases.hold("work", NodeId("b"), 1)) is None:
+                await asyncio.sleep(0.05)
+        assert epoch > 1

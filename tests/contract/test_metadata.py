@@ -16,6 +16,7 @@ from tests.contract.metadata_machine import MetadataMachine
 from tests.contract.metadata_objects import BUCKET
 from tests.contract.metadata_parts_contract import (
     BucketsContract,
+    LeasesContract,
     ListingContract,
     QueuesContract,
     RegistryContract,
@@ -51,6 +52,10 @@ class TestQueues(QueuesContract):
 
 
 class TestRegistry(RegistryContract):
+    pass
+
+
+class TestLeases(LeasesContract):
     pass
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OWN_PAGE = {"cli", "disk", "sqlite"}
+OWN_PAGE = {"cli", "disk", "sqlite", "cassandra"}
 """Packages whose modules are named on pages of their own."""
 
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from discloud.cli.main import cli
-from discloud.config import render_reference
+from discloud.config_text import render_reference
 from discloud.core import model
 
 ROOT = Path(__file__).parents[2]

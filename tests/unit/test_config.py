@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discloud import config
+from discloud import config, config_text
 from discloud.core.model import GIB, Role
 from discloud.core.units import format_duration, format_size, parse_duration, parse_size
 from discloud.errors import Invalid
@@ -154,7 +154,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
 def test_the_example_is_the_defaults(tmp_path: Path) -> None:
     uncommented = "\n".join(
         line.removeprefix("# ") if " = " in line and not line.startswith("# discloud") else line
-        for line in config.render_example().splitlines()
+        for line in config_text.render_example().splitlines()
         if not line.startswith("# accepted")
     )
     lines = [line for line in uncommented.splitlines() if line.startswith(("[", "#")) or " = " in line]
@@ -168,7 +168,7 @@ def test_the_example_is_the_defaults(tmp_path: Path) -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    reference = config.render_reference()
+    reference = config_text.render_reference()
     for setting in config.settings().values():
         assert setting.doc
         assert f"`{setting.variable}`" in reference

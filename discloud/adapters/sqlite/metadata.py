@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from discloud.adapters.leases import LocalLeases
 from discloud.adapters.sqlite.lanes import Lane
 from discloud.adapters.sqlite.queues import SqliteQueues
 from discloud.adapters.sqlite.reader import Reader
@@ -68,6 +69,7 @@ class SqliteMetadata:
         self.queues = SqliteQueues(self._writes, self._scans)
         self.accounts = SqliteAccounts(self._writes, self._points)
         self.nodes = SqliteNodes(self._writes, self._points)
+        self.leases = LocalLeases()
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod

@@ -79,6 +79,10 @@ class SqliteVersions:
         head = self.peek(bucket, key)
         return head if head is not None else await self._points.run(partial(self._read_head, bucket, key))
 
+    async def get_stale(self, bucket: BucketId, key: Key, version: VersionId | None = None) -> Version:
+        """See ``Versions.get_stale``: what one process keeps is always current."""
+        return await self.get(bucket, key, version)
+
     def peek(self, bucket: BucketId, key: Key) -> Version | None:
         """See ``Versions.peek``."""
         return None if self._writes.closed else self._recent.get((bucket, key))
@@ -104,6 +108,10 @@ class SqliteVersions:
             )
 
         return await self._scans.run(operation)
+
+    async def list_stale(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
+        """See ``Versions.list_stale``."""
+        return await self.list_keys(bucket, prefix, delimiter, after, limit)
 
     async def relocate(self, version: Version, blob: BlobId, holders: tuple[NodeId, ...]) -> bool:
         """See ``Versions.relocate``."""

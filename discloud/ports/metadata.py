@@ -1,30 +1,8 @@
-"""Every port of discloud: the file to read first.
-
-A port is what the middle of the program needs from the outside world. Each has several adapters
-(memory, disk, sqlite, peer; later cassandra, redis) and ONE contract suite in tests/contract that
-all of them pass; whoever uses a port cannot tell which adapter is behind it.
-
-    Blobs       bytes on ONE node                  memory, disk, peer
-    Metadata    what the mesh knows of objects     memory, sqlite, peer
-      Versions  objects: drafts, heads, listings
-      Buckets   namespaces
-      Queues    work that must not be forgotten: expired drafts, dead versions, repairs, the ``all`` log
-      Accounts  whose token is this
-      Nodes     which data folders belong to the mesh
-    Membership  which nodes live                   memory, peer
-
-Rules that hold for all of them:
-- Answers are found / absent / unknown. Absent is a subclass of ``NotFound`` and is definite; a timeout,
-  a lost connection or a closed adapter is ``Unavailable`` and says nothing. Nothing is deleted on unknown.
-- Every coroutine may be called concurrently and may be cancelled; a cancelled call has either happened
-  or not, never half.
-- Only errors of ``discloud.errors`` are raised.
-"""
+"""The port ``Metadata``, in its six parts: what the mesh knows, kept in one place."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,145 +14,14 @@ from discloud.core.model import (
     Change,
     Committed,
     Key,
-    Label,
     Node,
     NodeId,
     Page,
     Precondition,
     Repair,
-    Seal,
-    Stored,
     Version,
     VersionId,
-    View,
 )
-
-SMALL = 1 << 20
-"""Bytes up to which a blob travels whole, in one call (``put``, ``fetch``); beyond, it streams."""
-
-
-# ---------------------------------------------------------------- Blobs: bytes on one node
-
-
-@dataclass(frozen=True, slots=True)
-class FileSource:
-    """Bytes that the kernel can send by itself (sendfile) from a file of this process.
-
-    ``fd`` stays open as long as its reader. ``check(offset, length)`` verifies that stretch of the file and
-    raises ``Corrupt``; it is called from a worker thread just before those bytes leave; offsets are the file's.
-    """
-
-    fd: int
-    offset: int
-    length: int
-    check: Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class SocketSource:
-    """Bytes that arrive on a non-blocking socket of this process, exactly ``length`` of them (splice).
-
-    The end of the stream before that many means that the sender failed: nothing may be taken for complete.
-    """
-
-    fd: int
-    length: int
-
-
-class BlobWriter(Protocol):
-    """One blob being written. Nothing of it is visible, to anybody, before ``commit`` has returned."""
-
-    def write(self, data: memoryview) -> None:
-        """Append ``data``; called from a WORKER THREAD, one call at a time; returns when it was taken over.
-
-        The buffer belongs to the caller again on return. Blocking is the back-pressure.
-        Raises: NoSpace, PeerDown, TooSlow, Unavailable (the disk turned read-only).
-        """
-
-    async def commit(self, hash: bytes) -> Stored:
-        """Make the blob durable and visible, all or nothing. ``hash`` is the caller's BLAKE3 over what it wrote.
-
-        An adapter behind a network compares it with what arrived (BadDigest); the local disk records it.
-        Raises: as ``write``, and BadDigest.
-        """
-
-
-class BlobReader(Protocol):
-    """A stretch of one blob being read; verified before it is given out."""
-
-    length: int
-    """Bytes that this reader will give in all: the asked length, cut at the blob's end."""
-    source: FileSource | SocketSource | None
-    """The same bytes for the kernel to move; use either this or ``read``, never both. None = only ``read``."""
-
-    async def read(self, limit: int) -> bytes:
-        """The next 1..limit bytes, ``b""`` when ``length`` bytes were given.
-
-        Raises: Corrupt, PeerDown, TooSlow, Unavailable; what was returned before stays valid.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """How full a node's disk is, in bytes. ``reserved``: promised to writers under way."""
-
-    capacity: int
-    used: int
-    reserved: int
-    free: int
-    blobs: int
-    read_only: bool = False
-
-
-class Blobs(Protocol):
-    """Bytes on one node; every blob is written once; safe for concurrent use."""
-
-    def create(
-        self, blob: BlobId, label: Label, length: int | None = None
-    ) -> AbstractAsyncContextManager[BlobWriter]:
-        """Begin a blob; left without ``commit`` = nothing stored. ``length`` (if known) is reserved at once.
-
-        Creating a blob that exists is allowed: the bytes of a blob id never differ, so the first one stays
-        and the commit returns it. Raises: NoSpace, PeerDown, Unavailable.
-        """
-
-    async def put(self, blob: BlobId, label: Label, data: bytes, hash: bytes) -> Stored:
-        """Store a whole blob of at most ``SMALL`` bytes, durably. Raises: as ``create`` and ``commit``."""
-
-    def open(
-        self, blob: BlobId, offset: int = 0, length: int | None = None, trust: float = 0.0
-    ) -> AbstractAsyncContextManager[BlobReader]:
-        """Read ``length`` bytes from ``offset`` (None = to the end).
-
-        ``trust``: blocks verified within so many seconds need not be verified again (0 = always verify).
-        Raises: NoSuchBlob, Corrupt (also from ``read``), PeerDown, Unavailable.
-        """
-
-    async def fetch(
-        self, blob: BlobId, offset: int = 0, length: int | None = None, trust: float = 0.0
-    ) -> bytes:
-        """At most ``SMALL`` verified bytes in one call. Raises: as ``open``; TooLarge beyond SMALL."""
-
-    async def stat(self, blob: BlobId) -> Stored:
-        """What the node knows of the blob. Raises: NoSuchBlob, PeerDown, Unavailable."""
-
-    async def delete(self, blob: BlobId) -> None:
-        """Remove the blob; gone already is fine. Readers that have it open finish. Durable on return."""
-
-    async def seal(self, seals: Sequence[Seal]) -> None:
-        """Note after a commit what the versions have become. Lazy: taken over on return, durable a little later."""
-
-    def walk(self, after: BlobId | None = None) -> AsyncIterator[Stored]:
-        """Every blob, in the order of their ids, beginning behind ``after``. Blobs that come and go meanwhile may or may not show."""
-
-    def unsealed(self, before: float) -> AsyncIterator[Stored]:
-        """Blobs created before that time which no seal has named: either just committed or orphans."""
-
-    async def usage(self) -> Usage:
-        """How full the disk is now."""
-
-
-# ---------------------------------------------------------------- Metadata
 
 
 class Versions(Protocol):
@@ -230,6 +77,12 @@ class Versions(Protocol):
         Raises: NoSuchKey (no head), NoSuchVersion (never was), Gone (was, but is dead), Unavailable.
         """
 
+    async def get_stale(self, bucket: BucketId, key: Key, version: VersionId | None = None) -> Version:
+        """As ``get``, for a caller that takes an answer that may be old: it needs no quorum, so it comes where ``get`` is Unavailable.
+
+        Who is not certain that the object is absent raises Unavailable: unknown is not absent.
+        """
+
     def peek(self, bucket: BucketId, key: Key) -> Version | None:
         """The head, if it is known here and now without waiting and certainly current; None = use ``get``."""
 
@@ -246,6 +99,9 @@ class Versions(Protocol):
         counting as one entry; ``after`` may be a key or a prefix of an earlier page: the entries behind it are those
         that are greater. Cost follows the entries returned, not the keys that are rolled up.
         """
+
+    async def list_stale(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
+        """As ``list_keys``, for a caller that takes a page that may be old. Raises: Unavailable."""
 
     async def relocate(self, version: Version, blob: BlobId, holders: tuple[NodeId, ...]) -> bool:
         """Set a fragment's holders if the row is live and still has ``version.rev``; False = it changed, read again.
@@ -349,8 +205,21 @@ CLAIM = 10.0
 """Seconds for which a node's claim holds without being renewed."""
 
 
+class Leases(Protocol):
+    """Who does the work that one root does for all. A lease saves work; it guards no data: two leaders do no harm."""
+
+    async def hold(self, name: str, owner: NodeId, seconds: float) -> int | None:
+        """Take the lease for ``seconds``, or renew it; its epoch, or None while another owner holds it.
+
+        The epoch grows whenever the owner changes. Time is the keeper's, so no clock of a node counts. Raises: Unavailable.
+        """
+
+    async def release(self, name: str, owner: NodeId) -> None:
+        """Give the lease up, if ``owner`` holds it."""
+
+
 class Metadata(Protocol):
-    """What the mesh knows: the five parts above, behind one connection."""
+    """What the mesh knows: the six parts above, behind one connection."""
 
     @property
     def cluster(self) -> str:
@@ -376,18 +245,9 @@ class Metadata(Protocol):
     def nodes(self) -> Nodes:
         """Which data folders belong to the mesh."""
 
+    @property
+    def leases(self) -> Leases:
+        """Who leads."""
+
     async def close(self) -> None:
         """Finish what was accepted and let go; later calls raise Unavailable."""
-
-
-# ---------------------------------------------------------------- Membership
-
-
-class Membership(Protocol):
-    """Which nodes live. A root judges by the beats it hears; an ordinary node believes a root."""
-
-    async def announce(self, me: Node) -> View:
-        """Say that ``me`` is alive (with its fill) and learn the view. Raises: Unavailable (no root answers)."""
-
-    async def leave(self, node: NodeId) -> None:
-        """Say that the node stops now: it is DOWN at once, without the waiting time."""
