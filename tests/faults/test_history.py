@@ -107,7 +107,7 @@ async def delete_everything(storm: Storm) -> None:
 
     async def nothing_left() -> bool:
         assert await blobs_of(mesh) == {node.name: 0 for node in mesh.nodes}, await blobs_of(mesh)
-        temporary = [path for node in mesh.nodes for path in node.data.rglob("*.tmp")]
+        temporary = [path for node in mesh.nodes for path in (node.data / "blobs/temp").iterdir()]
         assert not temporary, temporary
         return True
 
