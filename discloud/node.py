@@ -65,6 +65,7 @@ from discloud.services.compact import Compact
 from discloud.services.cursor import CursorFile
 from discloud.services.gc import Collect
 from discloud.services.heartbeat import Heartbeat
+from discloud.services.lead import Lead
 from discloud.services.loop import Periodic, ServiceLoop
 from discloud.services.pull import Pull
 from discloud.services.repair import Repairs
@@ -163,8 +164,12 @@ async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     await heartbeat.run_once()
     surface = await _surface(config, cluster, metadata, local, gateway_threads, pace, heartbeat, stack)
     await ensure_admin(config, metadata)
+    lead = Lead(metadata.leases, own.id, config.periods.leader, time.monotonic)
+    if root:
+        await lead.run_once()
+        stack.push_async_callback(lead.give_up)
     await stack.enter_async_context(
-        _services(config, cluster, metadata, local, heartbeat, claim, gateway_threads, holder_threads)
+        _services(config, cluster, metadata, local, heartbeat, claim, lead, gateway_threads, holder_threads)
     )
     short_cut = PlainGet(surface) if config.transfer.fast else None
     app = App(surface, native_router())
@@ -301,28 +306,29 @@ def _services(
     local: DiskBlobs,
     heartbeat: Heartbeat,
     claim: Claim,
+    lead: Lead,
     gateway_threads: Threads,
     holder_threads: Threads,
 ) -> ServiceLoop:
-    """What runs where: every node beats, sweeps its own disk and pulls; the root also ends drafts, collects and repairs."""
+    """What runs where: every node beats, sweeps its own disk and pulls; the leading root also ends drafts, collects and repairs."""
     periods = config.periods
-    root = config.node.role is Role.ROOT
     cursor = CursorFile(config.node.data / "pull.cursor", holder_threads)
     services = [
         Periodic("heartbeat", heartbeat, periods.heartbeat),
         Periodic("claim", claim, CLAIM / 3),
         Periodic("compact", Compact(local.run_compaction_once), periods.compact),
-        Periodic("sweep", Sweep(cluster, metadata, time.time, periods.orphan, leader=root), periods.sweep),
+        Periodic(
+            "sweep", Sweep(cluster, metadata, time.time, periods.orphan, leads=lead.leads), periods.sweep
+        ),
         Periodic("pull", Pull(cluster, metadata, cursor, holder_threads, draw), periods.pull),
     ]
-    if root:
+    if config.node.role is Role.ROOT:
+        collect = Collect(cluster, metadata, time.time, GC_AGAIN * periods.gc)
+        repairs = Repairs(cluster, metadata, gateway_threads, time.time, draw, config.disk.soft)
         services += [
-            Periodic("gc", Collect(cluster, metadata, time.time, GC_AGAIN * periods.gc), periods.gc),
-            Periodic(
-                "repair",
-                Repairs(cluster, metadata, gateway_threads, time.time, draw, config.disk.soft),
-                periods.repair,
-            ),
+            Periodic("lead", lead, periods.leader / 3),
+            Periodic("gc", collect, periods.gc, lead.leads),
+            Periodic("repair", repairs, periods.repair, lead.leads),
         ]
     return ServiceLoop(services, time.monotonic, draw)
 

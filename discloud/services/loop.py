@@ -28,13 +28,21 @@ class Service(Protocol):
         """Do what is due now. Raises: DiscloudError; ``Unavailable`` leaves the rest for the next run."""
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Periodic:
-    """A service, the name it is logged by, and the seconds from the begin of one run to the begin of the next."""
+    """A service, the name it is logged by, and the seconds from the begin of one run to the begin of the next.
+
+    A run for which ``due`` says False is left out.
+    """
 
     name: str
     service: Service
     period: float
+    due: Callable[[], bool] = _always
 
 
 class ServiceLoop:
@@ -75,7 +83,8 @@ class ServiceLoop:
         await asyncio.sleep(each.period * self._draw(STEPS) / STEPS)
         while True:
             began = self._clock()
-            await self._run_logged(each)
+            if each.due():
+                await self._run_logged(each)
             period = each.period * (1 - SPREAD / 2 + SPREAD * self._draw(STEPS) / STEPS)
             await asyncio.sleep(max(0.0, period - (self._clock() - began)))
 

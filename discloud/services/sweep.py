@@ -43,7 +43,7 @@ class SweepReport:
 class Sweep:
     """The sweeper of one node. ``orphan_age``: seconds before a blob that nobody sealed is looked at.
 
-    ``leader``: this node also ends expired drafts. ``clock`` gives epoch seconds.
+    While ``leads()`` this node also ends expired drafts. ``clock`` gives epoch seconds.
     """
 
     def __init__(
@@ -52,20 +52,19 @@ class Sweep:
         metadata: Metadata,
         clock: Callable[[], float],
         orphan_age: float,
-        *,
-        leader: bool = False,
+        leads: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
         self._versions = metadata.versions
         self._queues = metadata.queues
         self._clock = clock
         self._orphan_age = orphan_age
-        self._leader = leader
+        self._leads = leads
 
     async def run_once(self) -> SweepReport:
         """One look at everything that is due. Raises: Unavailable (the queue or the own disk does not answer)."""
         counts: Counter[str] = Counter()
-        if self._leader:
+        if self._leads():
             await self._end_drafts(counts)
         batch: list[Stored] = []
         async for stored in self._cluster.local.unsealed(self._clock() - self._orphan_age):

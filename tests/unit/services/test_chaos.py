@@ -7,6 +7,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import eq
 from typing import Protocol
 
 import pytest
@@ -54,7 +56,9 @@ class World:
     def start(self) -> None:
         mesh = self.mesh
         for node, cluster in mesh.clusters.items():
-            self.services.append(Sweep(cluster, mesh.metadata, mesh.clock, 300, leader=node == "n1"))
+            self.services.append(
+                Sweep(cluster, mesh.metadata, mesh.clock, 300, leads=partial(eq, node, NODES[0]))
+            )
             self.services.append(Pull(cluster, mesh.metadata, Position(), mesh.threads, mesh.draw))
         root = mesh.clusters[NODES[0]]
         self.services.append(Collect(root, mesh.metadata, mesh.clock))

@@ -131,3 +131,11 @@ async def test_a_service_that_does_not_stop_in_time_is_named_and_not_waited_for(
     assert "service_stops_late" in [record.getMessage() for record in caplog.records]
     release.set()
     await ended.wait()
+
+
+async def test_a_run_that_is_not_due_is_left_out() -> None:
+    often, never = Counting(), Counting()
+    services = [Periodic("often", often, 0.01), Periodic("never", never, 0.01, lambda: False)]
+    async with ServiceLoop(services, time.monotonic, lambda _: 0):
+        await asyncio.wait_for(often.reached.wait(), 10)
+    assert never.runs == 0

@@ -59,7 +59,7 @@ async def test_the_holder_that_was_repaired_keeps_its_copy() -> None:
     await queue(mesh, version, N3)
     await repairs(mesh).run_once()
     mesh.now += 301
-    sweep = Sweep(mesh.clusters[N3], mesh.metadata, mesh.clock, 300)
+    sweep = Sweep(mesh.clusters[N3], mesh.metadata, mesh.clock, 300, leads=lambda: False)
     assert await sweep.run_once() == SweepReport(sealed=1)
 
 
@@ -270,7 +270,9 @@ async def test_a_version_that_dies_meanwhile_is_not_relocated() -> None:
     assert (await repairs(mesh).run_once()).repaired == 0
     # The copy on n3 is an orphan now: its sweep removes it when gc has taken the version.
     mesh.now += 3601
-    assert await Sweep(mesh.clusters[N3], mesh.metadata, mesh.clock, 300).run_once() == SweepReport(removed=1)
+    assert await Sweep(
+        mesh.clusters[N3], mesh.metadata, mesh.clock, 300, leads=lambda: False
+    ).run_once() == SweepReport(removed=1)
 
 
 async def test_a_copy_that_a_sweeper_took_is_not_called_repaired() -> None:
@@ -300,7 +302,7 @@ async def test_the_confirming_read_keeps_a_sweeper_off_that_looked_before() -> N
         assert await repairs(mesh).run_once() == RepairReport(repaired=1)
 
     mesh.faults.versions.after["find"] = repair
-    swept = await Sweep(mesh.clusters[N3], mesh.metadata, mesh.clock, 300).run_once()
+    swept = await Sweep(mesh.clusters[N3], mesh.metadata, mesh.clock, 300, leads=lambda: False).run_once()
     assert swept == SweepReport(left=1)
     assert await mesh.where(version) == {N1, N2, N3}
     assert await mesh.holders(version) == (N1, N2, N3)

@@ -18,7 +18,7 @@ AGE = 300.0
 
 
 def sweep(mesh: Mesh, node: NodeId = N1, *, leader: bool = False) -> Sweep:
-    return Sweep(mesh.clusters[node], mesh.metadata, mesh.clock, AGE, leader=leader)
+    return Sweep(mesh.clusters[node], mesh.metadata, mesh.clock, AGE, leads=lambda: leader)
 
 
 async def sealed(mesh: Mesh, version: Version, node: NodeId = N1) -> bool:
