@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import eq
+from operator import contains
 from typing import Protocol
 
 import pytest
@@ -25,6 +25,8 @@ from discloud.services.sweep import Sweep
 from .mesh import ANY, BUCKET, Mesh, blob_of
 
 NODES = [NodeId(f"n{number}") for number in range(1, 5)]
+LEADERS = NODES[:2]
+"""Two roots that both believe they lead, all the time."""
 LAYOUTS = [Layout(copies=1), Layout(copies=2), Layout(copies=3), Layout(copies=0)]
 
 
@@ -56,13 +58,12 @@ class World:
     def start(self) -> None:
         mesh = self.mesh
         for node, cluster in mesh.clusters.items():
-            self.services.append(
-                Sweep(cluster, mesh.metadata, mesh.clock, 300, leads=partial(eq, node, NODES[0]))
-            )
+            leads = partial(contains, LEADERS, node)
+            self.services.append(Sweep(cluster, mesh.metadata, mesh.clock, 300, leads=leads))
             self.services.append(Pull(cluster, mesh.metadata, Position(), mesh.threads, mesh.draw))
-        root = mesh.clusters[NODES[0]]
-        self.services.append(Collect(root, mesh.metadata, mesh.clock))
-        self.services.append(Repairs(root, mesh.metadata, mesh.threads, mesh.clock, mesh.draw))
+        for root in (mesh.clusters[node] for node in LEADERS):
+            self.services.append(Collect(root, mesh.metadata, mesh.clock))
+            self.services.append(Repairs(root, mesh.metadata, mesh.threads, mesh.clock, mesh.draw))
 
     @contextmanager
     def failing(self, share: float) -> Iterator[None]:
