@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from discloud.core.model import Node, NodeId, NodeState, View
+from discloud.core.round_trips import RoundTrips
 from discloud.errors import NoSuchNode
 from discloud.ports import Blobs
 
@@ -30,6 +31,7 @@ class Cluster:
         self.mesh = mesh
         self.local = local
         self.view = View(0, (me,))
+        self.rtt = RoundTrips()
         self._connect = connect
         self._remote: dict[tuple[NodeId, str], Blobs] = {}
         self._beats: deque[Counter[NodeId]] = deque([Counter()])

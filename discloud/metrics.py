@@ -55,6 +55,14 @@ SLOW_HOLDERS = Counter(
     "discloud_slow_holders_total", "Holders given up for missing a transfer deadline", "transfer"
 )
 FAILOVERS = Counter("discloud_read_failovers_total", "Reads that went on with another holder", "reason")
+HEDGES = Counter(
+    "discloud_read_hedges_total",
+    "Reads that asked a second holder because the first was late, by what came of it",
+    "outcome",
+)
+STALE_READS = Counter(
+    "discloud_stale_reads_total", "Reads answered as stale-possible, by where the head came from", "source"
+)
 CORRUPT_BLOCKS = Counter(
     "discloud_corrupt_blobs_total", "Blobs that failed verification and were quarantined"
 )

@@ -6,7 +6,7 @@ version has; ``nearest`` only orders, it never drops a holder: a node thought de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import frexp
 
@@ -57,12 +57,13 @@ def nearest(
     me: NodeId,
     rtt: Mapping[NodeId, float],
     draw: Callable[[int], int],
+    silent: Container[NodeId] = (),
 ) -> tuple[NodeId, ...]:
     """The holders in the order to try them: here, then by state, then same host, zone, region, others.
 
     Within a class by measured round trip (seconds; about equal ones count as ties, a node never measured goes first
-    and so gets measured), ties shuffled by ``draw(n)``, which gives 0..n-1. Suspect nodes follow all that are
-    alive; down, lost and unknown ones come last.
+    and so gets measured), ties shuffled by ``draw(n)``, which gives 0..n-1. Suspect nodes, and ``silent`` ones that let
+    this node down itself just now, follow all that are alive; down, lost and unknown ones come last.
     """
     if len(holders) < 2:
         return tuple(holders)
@@ -71,18 +72,24 @@ def nearest(
     for last in range(len(shuffled) - 1, 0, -1):
         other = draw(last + 1)
         shuffled[last], shuffled[other] = shuffled[other], shuffled[last]
-    return tuple(sorted(shuffled, key=lambda holder: _order(holder, view, here, me, rtt)))
+    return tuple(sorted(shuffled, key=lambda holder: _order(holder, view, here, me, rtt, silent)))
 
 
 def _order(
-    holder: NodeId, view: View, here: Node | None, me: NodeId, rtt: Mapping[NodeId, float]
+    holder: NodeId,
+    view: View,
+    here: Node | None,
+    me: NodeId,
+    rtt: Mapping[NodeId, float],
+    silent: Container[NodeId],
 ) -> tuple[int, int, int]:
     if holder == me:
         return (-1, 0, 0)
     node = view.find(holder)
     if node is None:
         return (_TRUST[NodeState.LOST], 0, 0)
-    return (_TRUST[node.state], _distance(node, here), frexp(max(rtt.get(holder, 0.0), _CLOSEST))[1])
+    trust = max(_TRUST[node.state], _TRUST[NodeState.SUSPECT] if holder in silent else 0)
+    return (trust, _distance(node, here), frexp(max(rtt.get(holder, 0.0), _CLOSEST))[1])
 
 
 def _distance(node: Node, here: Node | None) -> int:
