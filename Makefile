@@ -5,12 +5,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(PIP) install --require-hashes --only-binary :all:
 EDITABLE := $(PIP) install --no-deps --no-build-isolation --no-index --editable .
 ARGS ?=
+USE ?=
+INTEGRATION := tests/cluster/$(if $(USE),test_use_$(subst -,_,$(USE)),test_mesh_files).py
 
-.PHONY: run test check integration-test bench lock
+.PHONY: run test check integration-test cluster bench servers lock
 run: $(VENV)/.run  ## a mesh of three containers on this machine: make run ARGS="--nodes 6"
 	@exec $(BIN)/discloud up $(ARGS)
 
-test: $(VENV)/.dev  ## everything that needs no server
+test: $(VENV)/.dev  ## everything but the full-size runs; starts Redis and Cassandra where it can
 	$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev  ## style, types and the direction of imports
@@ -19,11 +21,17 @@ check: $(VENV)/.dev  ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-integration-test: $(VENV)/.dev  ## large files through a whole mesh; DISCLOUD_TEST_SCALE=0.1 for a tenth of the sizes
-	DISCLOUD_TEST_SCALE=$${DISCLOUD_TEST_SCALE:-1} $(BIN)/pytest -q tests/cluster/test_mesh_files.py $(ARGS)
+integration-test: $(VENV)/.dev  ## large files through a whole mesh, a tenth with DISCLOUD_TEST_SCALE=0.1; USE=cdn tests that use
+	DISCLOUD_TEST_SCALE=$${DISCLOUD_TEST_SCALE:-1} $(BIN)/pytest -q $(INTEGRATION) $(ARGS)
+
+cluster: $(VENV)/.dev  ## a use with real Redis and Cassandra and slow links: make cluster USE=corporate|cdn|user-data
+	@exec $(BIN)/python -m tests.support.cluster $(USE)
 
 bench: $(VENV)/.dev  ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+servers: $(VENV)/.dev  ## keeps the Cassandra that tests share, until Ctrl-C: test runs then need not start it
+	@exec $(BIN)/python -m tests.support.servers
 
 lock:  ## after a change of pyproject.toml; needs uv
 	deploy/lock

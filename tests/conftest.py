@@ -12,6 +12,9 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from tests.support import servers
+from tests.support.redis_server import RedisServer
+
 settings.register_profile(
     "discloud", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -24,6 +27,32 @@ LEFT_OUT = pytest.StashKey[Counter[str]]()
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Every test runs on uvloop."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the test's own, which it may break."""
+    with servers.redis_server() as redis:
+        yield redis
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> servers.SharedRedis:
+    """A Redis that lasts; never flush it."""
+    return servers.shared_redis()
+
+
+@pytest.fixture(scope="session")
+def cassandra_cluster() -> servers.SharedCassandra:
+    """Three nodes that all tests use; never break them."""
+    return servers.shared_cassandra()
+
+
+@pytest.fixture
+def fresh_keyspace(cassandra_cluster: servers.SharedCassandra) -> Iterator[str]:
+    """The name of a keyspace of the test's own in the shared cluster."""
+    with servers.fresh_keyspace(cassandra_cluster.hosts) as name:
+        yield name
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,6 +95,13 @@ def pytest_terminal_summary(
 ) -> Iterator[None]:
     yield
     left_out = [f"{what}: {count} tests" for what, count in sorted(config.stash[LEFT_OUT].items())]
-    if skipped := len(terminalreporter.stats.get("skipped", [])):
-        left_out.append(f"what was skipped for the reasons above: {skipped} tests")
+    skipped = Counter(_why(report) for report in terminalreporter.stats.get("skipped", []))
+    left_out += [f"{why}: {count} tests" for why, count in sorted(skipped.items())]
     terminalreporter.write_line(f"not run: {'; '.join(left_out) or 'nothing, all tests ran'}")
+
+
+def _why(report: pytest.TestReport) -> str:
+    """A server that is missing is named, other reasons stand above."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    _, missing, why = reason.partition(servers.MISSING)
+    return (missing + why).partition("\n")[0] or "what was skipped for the reasons above"
