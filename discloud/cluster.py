@@ -19,18 +19,25 @@ EVEN = 0.01
 """Share of the capacity by which fills may differ and still count as even."""
 REMEMBERED = 10
 """Views for which a gateway remembers what it sent."""
+CLOCK = 5.0
+"""Seconds by which a node's clock may differ from the mesh's time; beyond them it takes no writes."""
 SERVING = frozenset({NodeState.ALIVE, NodeState.SUSPECT, NodeState.DRAINING})
 """States in which a node is worth asking for bytes."""
 
 
 class Cluster:
-    """The nodes and how to reach their blobs. ``connect`` makes the Blobs of another node and is asked once per address."""
+    """The nodes and how to reach their blobs. ``connect`` makes the Blobs of another node and is asked once per address.
+
+    ``clock_offset``: seconds by which the mesh's time is ahead of this node's clock, as the last heartbeat measured it; None =
+    no root has told the time yet.
+    """
 
     def __init__(self, me: Node, mesh: str, local: Blobs, connect: Callable[[Node], Blobs]) -> None:
         self.me = me.id
         self.mesh = mesh
         self.local = local
         self.view = View(0, (me,))
+        self.clock_offset: float | None = None
         self.rtt = RoundTrips()
         self._connect = connect
         self._remote: dict[tuple[NodeId, str], Blobs] = {}
@@ -38,10 +45,13 @@ class Cluster:
         self._sent: Counter[NodeId] = Counter()
 
     def update(self, view: View) -> None:
-        """Take over a newer view. A view that lacks this node itself keeps the node as it last was."""
+        """Take over a root's view. One that lacks this node itself keeps the node as it last was.
+
+        Another root may have answered than the last time: the epochs of two roots say nothing of each other.
+        """
         own = view.find(self.me) or self.view.find(self.me)
         others = tuple(node for node in view.nodes if node.id != self.me)
-        self.view = View(view.epoch, (own, *others) if own else others)
+        self.view = replace(view, nodes=(own, *others) if own else others)
         self._beats.append(Counter())
         if len(self._beats) > REMEMBERED:
             self._sent -= self._beats.popleft()
@@ -66,7 +76,12 @@ class Cluster:
             replace(node, used=int(level * node.capacity), reserved=self._sent[node.id])
             for node in self.view.nodes
         )
-        return View(self.view.epoch, nodes)
+        return replace(self.view, nodes=nodes)
+
+    @property
+    def clock_is_off(self) -> bool:
+        """Whether this node's clock differs so much from the mesh's time that it must take no writes."""
+        return self.clock_offset is not None and abs(self.clock_offset) > CLOCK
 
     @property
     def own(self) -> Node:

@@ -70,6 +70,9 @@ REPAIRED = Counter("discloud_repaired_blobs_total", "Blobs copied again because 
 COLLECTED = Counter("discloud_collected_versions_total", "Dead versions whose bytes gc removed")
 SWEPT = Counter("discloud_swept_drafts_total", "Drafts given up by their writer that the sweeper aborted")
 PULLED = Counter("discloud_pulled_blobs_total", "Copies pulled for mirror:all buckets")
+IGNORED_BEATS = Counter(
+    "discloud_ignored_redis_values_total", "Values under this mesh's names in Redis that no root of it wrote"
+)
 BLOBS = Gauge("discloud_blobs", "Blobs this node holds")
 USED = Gauge("discloud_used_bytes", "Bytes of the blobs this node holds")
 FREE = Gauge("discloud_disk_free_bytes", "Bytes its disk has left")

@@ -10,16 +10,18 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import make_dataclass
+from dataclasses import fields, make_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from types import GenericAlias
 from typing import Any
 
+from discloud.core.model import Node, View
 from discloud.core.records import from_record, to_record
 from discloud.errors import Invalid, Unavailable
 from discloud.ports import Accounts, Blobs, Buckets, Gossip, Leases, Membership, Nodes, Queues, Versions
 
+_NODES = [each.name for each in fields(View)].index("nodes")
 PORTS: dict[str, type] = {
     "blobs": Blobs,
     "versions": Versions,
@@ -80,11 +82,33 @@ class Method:
         return (values,) if self._single else values
 
 
+class _Views(Method):
+    """A call that answers with views. From one to the next nearly all nodes are the same objects: their records are kept.
+
+    A root answers every node's heartbeat with all nodes, so that making their records was most of its work.
+    """
+
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        super().__init__(name, call)
+        self._kept: dict[int, tuple[Node, list[Any]]] = {}
+
+    def pack_result(self, value: object) -> Any:
+        """As Method."""
+        assert isinstance(value, View)
+        kept, self._kept = self._kept, {}
+        for node in value.nodes:
+            known = kept.get(id(node))
+            self._kept[id(node)] = known if known and known[0] is node else (node, to_record(node))
+        record: list[Any] = super().pack_result(replace(value, nodes=()))
+        record[_NODES] = [each for _, each in self._kept.values()]
+        return record
+
+
 @cache
 def methods_of(part: str) -> dict[str, Method]:
     """The calls of one part of PORTS by the port's own names for them."""
     return {
-        name: Method(f"{part}.{name}", call)
+        name: (_Views if typing.get_type_hints(call)["return"] is View else Method)(f"{part}.{name}", call)
         for name, call in vars(PORTS[part]).items()
         if inspect.isfunction(call) and not name.startswith("_") and _is_carried(call)
     }

@@ -1,7 +1,7 @@
 """Says each second that this node lives, and learns who else does.
 
-Owns the cluster's view: nothing else replaces it. When no root answers, the last view stays in force (DESIGN section 4)
-and ``last_success`` grows old, which readiness shows.
+Owns the cluster's view and its clock's offset: nothing else replaces them. When no root answers, the last view stays in
+force (DESIGN section 4) and ``last_success`` grows old, which readiness shows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from discloud.cluster import Cluster
 from discloud.core.model import Node, NodeState
 from discloud.errors import Unavailable
 from discloud.ports import Membership
+
+EXACT = 1.0
+"""Seconds that a beat may take for the answer's time to be believed: half of them is how wrong it can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class HeartbeatReport:
 class Heartbeat:
     """One beat per run. ``describe`` gives this node as it is (addresses, incarnation); beat and fill are added here.
 
-    ``last_success`` is when a root last answered, by ``clock``; None = not yet since the start.
+    ``clock`` gives epoch seconds; ``last_success`` is when a root last answered, by it; None = not yet since the start.
     """
 
     def __init__(
@@ -44,19 +47,23 @@ class Heartbeat:
         self._clock = clock
         self._beat = 0
         self._silent = False
+        self._off = False
         self.last_success: float | None = None
 
     async def run_once(self) -> HeartbeatReport:
         """Announce this node and take over the view. No answer is no failure: the report says so."""
         self._beat += 1
         node = replace(await self._filled(await self._describe()), beat=self._beat)
+        sent = self._clock()
         try:
             view = await self._membership.announce(node)
         except Unavailable as error:
             self._note(heard=False, detail=str(error))
             return self._report(heard=False)
         self._cluster.update(view)
-        self.last_success = self._clock()
+        self.last_success = received = self._clock()
+        if view.time and 0 <= received - sent <= EXACT:
+            self._compare_clocks(view.time - (sent + received) / 2)
         self._note(heard=True)
         return self._report(heard=True)
 
@@ -84,6 +91,21 @@ class Heartbeat:
         elif not heard and not self._silent:
             logs.warn("no_root_answers", detail=detail, view=self._cluster.view.epoch)
         self._silent = not heard
+
+    def _compare_clocks(self, offset: float) -> None:
+        """Keep by how much the mesh is ahead of this node; told when that becomes too much and when it ends."""
+        self._cluster.clock_offset = offset
+        off, self._off = self._off, self._cluster.clock_is_off
+        side = "behind" if offset > 0 else "ahead of"
+        if self._off and not off:
+            logs.error(
+                "clock_is_off",
+                offset=round(offset, 3),
+                detail=f"this node's clock is {abs(offset):.1f} s {side} the mesh: writes are refused here until it is right",
+                hint="check NTP",
+            )
+        elif off and not self._off:
+            logs.info("clock_is_right_again", offset=round(offset, 3))
 
     def _report(self, *, heard: bool) -> HeartbeatReport:
         nodes = self._cluster.view.nodes
