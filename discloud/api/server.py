@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,13 +26,17 @@ GRACE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where the node answers, and on which connections limits hold: ``idle`` and ``head`` are seconds."""
+    """Where the node answers, and on which connections limits hold: ``idle`` and ``head`` are seconds.
+
+    ``tls``: HTTPS and nothing else on that port; its handshake is part of the head's time.
+    """
 
     host: str
     port: int
     connections: int = 10_000
     idle: float = 75.0
     head: float = 10.0
+    tls: ssl.SSLContext | None = None
 
 
 class Server(web.Server):
@@ -65,7 +70,14 @@ async def serve(handler: Handler, short_cut: ShortCut | None, listening: Listeni
     server = Server(handler, short_cut, listening)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(
-        server, listening.host, listening.port, backlog=BACKLOG, reuse_address=True
+        server,
+        listening.host,
+        listening.port,
+        backlog=BACKLOG,
+        reuse_address=True,
+        ssl=listening.tls,
+        ssl_handshake_timeout=listening.head if listening.tls else None,
+        ssl_shutdown_timeout=GRACE if listening.tls else None,
     )
     metrics.OPEN_CONNECTIONS.read = lambda: len(server.connections)
     try:

@@ -7,6 +7,7 @@ over for the next; the one that answered is asked first from then on. Safe for c
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ _BY_CODE = {
     "no-such-key": 'see "discloud ls BUCKET"',
 }
 _OWN_HINTS = {401: "give the token with DISCLOUD_TOKEN or --token"}  # the server's speaks of headers
+_CERTIFICATE_HINTS = {
+    10: "renew it: discloud cert node ... --force; the node takes it by itself",
+    62: "use a name that stands in it, or make it anew with --host",
+    64: "use an address that stands in it, or make it anew with --host",
+}  # by OpenSSL's X509_V_ERR: expired, another name, another address
 _LOGGED = {500, 503}  # answers whose request is worth looking for in the logs of the nodes
 _HINTS = {
     403: "ask whoever runs the mesh for the right",
@@ -137,6 +143,7 @@ class Client:
     def __init__(self, profile: Profile, connections: int = 4) -> None:
         self._addresses = profile.addresses
         self._token = profile.token
+        self._ca = profile.ca
         self._connections = connections
         self._first = 0
 
@@ -148,7 +155,7 @@ class Client:
             headers["Authorization"] = f"Bearer {self._token}"
         self._session = aiohttp.ClientSession(
             headers=headers,
-            connector=aiohttp.TCPConnector(limit=self._connections),
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=_trust(self._ca)),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENCE),
             auto_decompress=False,  # what is stored is what is written
@@ -218,10 +225,14 @@ class Client:
         import aiohttp
 
         count = len(self._addresses)
+        untrusted: DiscloudError | None = None
         for turn in range(count):
             at = (self._first + turn) % count
             try:
                 response = await self._attempt(self._addresses[at], request)
+            except aiohttp.ClientSSLError as error:
+                untrusted = untrusted or _not_trusted(self._addresses[at], error)
+                continue  # nothing was sent
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 continue  # nothing was sent
             except aiohttp.ClientResponseError as error:  # no HTTP: another program, or the peer port
@@ -232,6 +243,8 @@ class Client:
                 raise self._lost(at, request.what, error) from error
             self._first = at
             return at, response
+        if untrusted is not None:
+            raise untrusted
         raise MeshDown(
             f"no node answers at {', '.join(self._addresses)}",
             'is the mesh up? start it with "discloud up", or name a node with --url',
@@ -260,7 +273,8 @@ class Client:
         self._pass_over(at)
         address = self._addresses[at]
         reason = str(error) or type(error).__name__
-        return Unavailable(f"{what}: the connection to {address} was lost ({reason})", "try again")
+        hint = "try again" if address.startswith("https:") else "try again; has the mesh TLS? then https://"
+        return Unavailable(f"{what}: the connection to {address} was lost ({reason})", hint)
 
     async def _problem(self, request: Request, response: aiohttp.ClientResponse) -> DiscloudError:
         """The answer's error: its problem document where it has one, else what its status says."""
@@ -278,6 +292,33 @@ class Client:
         usual = _BY_CODE.get(str(problem.get("code"))) or _HINTS.get(response.status, "")
         hint = _OWN_HINTS.get(response.status) or str(problem.get("hint") or usual)
         return kind(detail.rstrip("."), hint)
+
+
+def _trust(ca: str) -> ssl.SSLContext | bool:
+    """Whom to believe: the authority of the mesh and nobody else, or whom this machine believes. Raises: Invalid."""
+    if not ca:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise Invalid(
+            f"the authority {ca} cannot be read: {getattr(error, 'reason', None) or error.strerror}",
+            'name the ca.pem that "discloud cert authority" made',
+        ) from error
+
+
+def _not_trusted(address: str, error: aiohttp.ClientSSLError) -> DiscloudError:
+    """What is wrong with the certificate, as OpenSSL says it; or there is none: the port does not speak TLS."""
+    found = getattr(error, "certificate_error", None) or error.__cause__ or error
+    if not isinstance(found, ssl.SSLCertVerificationError):
+        return Unavailable(
+            f"{address} does not speak HTTPS ({getattr(found, 'reason', None) or found})",
+            "try http:// instead",
+        )
+    hint = _CERTIFICATE_HINTS.get(
+        found.verify_code, "give the authority of the mesh with --ca, DISCLOUD_CA or ca in the profile"
+    )
+    return Unauthenticated(f"{address} cannot be trusted: {found.verify_message.rstrip('.')}", hint)
 
 
 def _by_status(what: str, response: aiohttp.ClientResponse) -> str:

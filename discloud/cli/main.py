@@ -58,10 +58,20 @@ COMMANDS: dict[str, Entry] = {
     "node": Entry(
         "This machine", "discloud.cli.node:node", "Run one container of a mesh until it is stopped."
     ),
+    "migrate": Entry(
+        "This machine",
+        "discloud.cli.migrate:migrate",
+        "Move a mesh's metadata from SQLite to Cassandra, or back.",
+    ),
     "config": Entry(
         "This machine",
         "discloud.cli.config_command:config",
         "Show the settings of a node: file < DISCLOUD_* < flags.",
+    ),
+    "cert": Entry(
+        "This machine",
+        "discloud.cli.cert:cert",
+        "Make the certificates of a mesh: a private authority, and one certificate for each node.",
     ),
     "completion": Entry(
         "This machine", "discloud.cli.completion:completion", "Print the completion script of a shell."

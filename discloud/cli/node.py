@@ -61,7 +61,10 @@ def node(file: Path | None, **flags: str | None) -> None:
       discloud node --role=root --redis redis://10.0.0.5 --cassandra 10.0.0.6,10.0.0.7 --secret-file ./secret
     """
     settings = load_or_refuse(file, os.environ, flags)
-    warn_beyond_loopback(settings.node.listen, settings.node.port)
+    if settings.tls.cert is None:
+        warn_beyond_loopback(settings.node.listen, settings.node.port)
+    elif settings.tls.authority is None:
+        warn_of_plain_peers(settings.node.listen, settings.node.peers_at)
     run(settings)
 
 
@@ -99,7 +102,16 @@ def warn_beyond_loopback(host: str, port: int) -> None:
     if not is_loopback(host):
         say_warning(
             f"{authority(host, port)} is open to other machines without TLS: tokens and files pass in the clear. "
-            "Put a TLS proxy before it where the network is not yours"
+            "Give it a certificate ([tls], discloud cert) where the network is not yours"
+        )
+
+
+def warn_of_plain_peers(host: str, port: int) -> None:
+    """Say in one line that files pass in the clear between nodes although the API speaks TLS."""
+    if not is_loopback(host):
+        say_warning(
+            f"{authority(host, port)} passes files between nodes in the clear: only the API has TLS. "
+            "Give tls.authority too where the network is not yours"
         )
 
 

@@ -21,7 +21,7 @@ JOBS = 4
 
 
 def on_mesh(command: Callable[Concatenate[Profile, P], None]) -> Callable[..., None]:
-    """Adds --url and --token; the command gets the Profile they lead to as its first argument."""
+    """Adds --url, --token and --ca; the command gets the Profile they lead to as its first argument."""
 
     @click.option("--url", metavar="URL", help="Address of a node  [env: DISCLOUD_URL; else the profile's]")
     @click.option(
@@ -29,10 +29,13 @@ def on_mesh(command: Callable[Concatenate[Profile, P], None]) -> Callable[..., N
         metavar="TOKEN",
         help="Who you are  [env: DISCLOUD_TOKEN, DISCLOUD_TOKEN_FILE; else the profile's]",
     )
+    @click.option(
+        "--ca", metavar="FILE", help="Authority of an https:// mesh  [env: DISCLOUD_CA; else the profile's]"
+    )
     @wraps(command)
-    def with_profile(*args: Any, url: str | None, token: str | None, **options: Any) -> None:
+    def with_profile(*args: Any, url: str | None, token: str | None, ca: str | None, **options: Any) -> None:
         try:
-            profile = load_profile(os.environ, url, token)
+            profile = load_profile(os.environ, url, token, ca)
         except Invalid as error:
             raise click.UsageError(told(error)) from error
         command(profile, *args, **options)

@@ -189,9 +189,13 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+OWN = frozenset({"node", "tls", "redis", "cassandra"})
+"""Sections that say who a container is and where its mesh lives: `up` decides that."""
+
+
 def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a container: who and where it is comes from flags alone, limits and periods pass through."""
-    own = {each.variable for each in settings().values() if each.section == "node"}
+    own = {each.variable for each in settings().values() if each.section in OWN}
     return {name: value for name, value in environ.items() if name not in own} | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -1,7 +1,7 @@
 """Which mesh a command talks to, and as whom: flags, then the environment, then the profile file.
 
 The profile ($DISCLOUD_HOME/profile.toml, default ~/.discloud; mode 0600) is written by ``discloud up``. Invariant: the
-profile's token is never sent to an address that the profile does not name.
+profile's token is never sent to an address that the profile does not name, nor its authority believed for one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ _TOKEN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Addresses in the order in which they are tried (``http://host:port``), and the token ("" = none)."""
+    """Addresses in the order in which they are tried (``http://host:port``), and the token ("" = none).
+
+    ``ca``: the file of the authority that is believed, "" = those of this machine.
+    """
 
     addresses: tuple[str, ...]
     token: str
+    ca: str = ""
 
 
 def home(environ: Mapping[str, str]) -> Path:
@@ -35,8 +39,10 @@ def home(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("DISCLOUD_HOME") or Path.home() / ".discloud")
 
 
-def load_profile(environ: Mapping[str, str], url: str | None = None, token: str | None = None) -> Profile:
-    """The mesh to talk to; ``url`` and ``token`` are flags. Reads files. Raises: Invalid."""
+def load_profile(
+    environ: Mapping[str, str], url: str | None = None, token: str | None = None, ca: str | None = None
+) -> Profile:
+    """The mesh to talk to; ``url``, ``token`` and ``ca`` are flags. Reads files. Raises: Invalid."""
     stored = _read(home(environ) / "profile.toml")
     known = _addresses(stored)
     asked = url or environ.get("DISCLOUD_URL")
@@ -44,9 +50,11 @@ def load_profile(environ: Mapping[str, str], url: str | None = None, token: str 
     if not addresses:
         raise Invalid("no mesh is known here", START)
     token = token or environ.get("DISCLOUD_TOKEN") or _token_file(environ.get("DISCLOUD_TOKEN_FILE"))
-    if not token and set(addresses) <= set(known):
-        token = _text(stored, "token")
-    return Profile(addresses, _check_token((token or "").strip()))
+    ca = ca or environ.get("DISCLOUD_CA")
+    if set(addresses) <= set(known):
+        token = token or _text(stored, "token")
+        ca = ca or _text(stored, "ca")
+    return Profile(addresses, _check_token((token or "").strip()), ca or "")
 
 
 def _read(path: Path) -> dict[str, Any]:

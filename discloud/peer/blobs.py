@@ -23,7 +23,6 @@ from discloud.peer.streams import Stream, expect
 from discloud.peer.wire import ANSWER, COMMIT, END, FAILED, Message, error_of
 from discloud.ports import BlobReader, BlobWriter, FileSource, SocketSource, Usage
 from discloud.transfer.pace import Pace
-from discloud.transfer.sockets import send_all
 
 _CALLS = methods_of("blobs")
 _STEP = 1.0  # seconds to wait for the frame that ends a stream whose bytes have all come
@@ -63,7 +62,7 @@ class PeerBlobs:
     async def open(
         self, blob: BlobId, offset: int = 0, length: int | None = None, trust: float = 0.0
     ) -> AsyncIterator[BlobReader]:
-        """As Blobs: ``source`` is the connection itself."""
+        """As Blobs: ``source`` is the connection itself where it is in the clear."""
         arguments = OPEN.pack(blob, offset, length, trust)
         async with self._links.exchange(self._target, OPEN.name, arguments, self._first_answer()) as (
             stream,
@@ -170,24 +169,17 @@ class _Writer:
             raise self._why_blocking(PeerDown(f"{self._stream.name} ended the transfer"))
         self._between_chunks = False
         try:
-            self._send(LENGTH.pack(len(chunk)), chunk)
+            self._give(chunk)
         except PeerDown as lost:
             raise self._why_blocking(lost) from lost
         self._between_chunks = True
         self._length += len(chunk)
 
-    def _send(self, head: bytes, chunk: memoryview) -> None:
-        """Both in one call where the socket has room: no copy, and no packet for four bytes."""
-        sock, patience = self._stream.sock, self._pace.deadline(len(chunk))
+    def _give(self, chunk: memoryview) -> None:
         try:
-            sent = sock.sendmsg([head, chunk])
-        except BlockingIOError:
-            sent = 0
+            self._stream.channel.give(LENGTH.pack(len(chunk)), chunk, self._pace.deadline(len(chunk)))
         except OSError as error:
             raise PeerDown(f"the connection with {self._stream.name} is lost: {error}") from error
-        if sent < len(head):
-            send_all(sock.fileno(), head[sent:], patience)
-        send_all(sock.fileno(), chunk[max(0, sent - len(head)) :], patience)
 
     async def _why(self, lost: PeerDown) -> DiscloudError:
         """What the holder said before it stopped taking bytes; ``lost`` where it said nothing."""
@@ -210,7 +202,7 @@ class _Reader:
         if not isinstance(length, int):
             raise PeerDown(f"{stream.name} told no length")
         self.length = length
-        self.source: FileSource | SocketSource | None = SocketSource(stream.sock.fileno(), length)
+        self.source: FileSource | SocketSource | None = stream.channel.source(length)
         self._stream = stream
         self._pace = pace
         self._given = 0
@@ -222,7 +214,7 @@ class _Reader:
             return b""
         try:
             async with asyncio.timeout(self._pace.deadline(wanted)):
-                data = await asyncio.get_running_loop().sock_recv(self._stream.sock, wanted)
+                data = await self._stream.channel.receive(wanted)
         except TimeoutError as error:
             raise TooSlow(f"{self._stream.name} sent nothing of a blob") from error
         except OSError as error:

@@ -6,7 +6,6 @@ then the socket waits in the loop's selector. No thread of the holder ever waits
 
 from __future__ import annotations
 
-import socket
 import struct
 import threading
 from functools import partial
@@ -15,6 +14,7 @@ from blake3 import blake3
 
 from discloud.core.model import KIB, MIB
 from discloud.errors import PeerDown
+from discloud.peer.channel import Channel
 from discloud.ports import BlobWriter
 from discloud.transfer.pace import Pace, Patience
 from discloud.transfer.readiness import readable
@@ -36,11 +36,11 @@ _buffers = threading.local()
 
 
 class Body:
-    """One body on its way from ``sock`` into ``writer``. Used once."""
+    """One body on its way from ``channel`` into ``writer``. Used once."""
 
-    def __init__(self, sock: socket.socket, writer: BlobWriter, pace: Pace, sender: str) -> None:
+    def __init__(self, channel: Channel, writer: BlobWriter, pace: Pace, sender: str) -> None:
         self.length = 0
-        self._sock = sock
+        self._channel = channel
         self._writer = writer
         self._patience = Patience(Pace(pace.grace * 4, pace.min_rate / _SLACK, pace.clock), sender)
         self._sender = sender
@@ -57,13 +57,15 @@ class Body:
         Raises: PeerDown, TooSlow, and what the writer raises.
         """
         while True:
-            await threads.run(self._take)
+            drained = await threads.run(self._take)
             if self._ended:
                 return None if self._abandoned else self._hasher.digest()
-            await self._patience.wait(partial(readable, self._sock.fileno()), lambda: self.length)
+            if not drained:
+                continue
+            await self._patience.wait(partial(readable, self._channel.sock.fileno()), lambda: self.length)
 
-    def _take(self) -> None:
-        """In a worker thread: what is there, at most a quantum."""
+    def _take(self) -> bool:
+        """In a worker thread: what is there, at most a quantum; True when nothing is there any more."""
         stop = self.length + _QUANTUM
         try:
             self._wake_at(1)
@@ -74,14 +76,17 @@ class Body:
                     self._begin_chunk()
         except BlockingIOError:
             self._wake_at(min(self._left, _WAKE) or 1)
+            return True
         except OSError as error:
             raise PeerDown(f"the connection with {self._sender} is lost: {error}") from error
+        return False
 
     def _begin_chunk(self) -> None:
-        head = self._sock.recv(LENGTH.size - len(self._head))
-        if not head:
+        head = _buffer()[: LENGTH.size - len(self._head)]
+        count = self._channel.take_into(head)
+        if not count:
             raise self._cut()
-        self._head += head
+        self._head += head[:count]
         if len(self._head) == LENGTH.size:
             (self._left,) = LENGTH.unpack(self._head)
             self._head = b""
@@ -100,7 +105,7 @@ class Body:
         filled = 0
         while filled < len(buffer):
             try:
-                count = self._sock.recv_into(buffer[filled:])
+                count = self._channel.take_into(buffer[filled:])
             except BlockingIOError:
                 if not filled:
                     raise
@@ -116,7 +121,7 @@ class Body:
     def _wake_at(self, count: int) -> None:
         if count != self._wake:
             self._wake = count
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._channel.wake_at(count)
 
 
 def _buffer() -> memoryview:

@@ -8,9 +8,7 @@ There is no key exchange beyond the secret: who learns the secret can read what 
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +22,7 @@ from blake3 import blake3
 
 from discloud.core.model import NodeId
 from discloud.errors import BY_CODE, Conflict, DiscloudError, Invalid, PeerDown, Unauthenticated, Unavailable
+from discloud.peer.channel import Channel
 from discloud.peer.wire import unpack
 
 VERSIONS = (1, 1)
@@ -38,6 +37,8 @@ _PURPOSE = "discloud peer protocol v1 "
 _KEY_ID = 8
 _SHORTEST_SECRET = 16
 _NONCE = 32
+_TLS = b"\x16\x03"  # how a TLS connection begins
+_TLS_HELLO = 4096
 
 
 class Kind(IntEnum):
@@ -112,20 +113,20 @@ class _Welcome:
 
 
 async def greet(
-    sock: socket.socket,
+    channel: Channel,
     me: Identity,
     kind: Kind,
     to: NodeId = ANYBODY,
     random: Callable[[int], bytes] = os.urandom,
 ) -> Session:
-    """Open a connection as the one who called, on a connected non-blocking socket. ``to``: the node it must be.
+    """Open a connection as the one who called. ``to``: the node it must be.
 
     Raises: Unauthenticated (another secret), Conflict (another mesh or node), Invalid (no common version, or no
-    discloud), PeerDown (it closed the connection). The socket stays the caller's.
+    discloud), PeerDown (it closed the connection). The channel stays the caller's.
     """
     hello = _Hello(*me.versions, kind, me.cluster, me.node, to, random(_NONCE), list(me.secret.keys))
-    first = await _send(sock, list(_fields(hello)))
-    told, second, proof = _read_welcome(await _receive(sock))
+    first = await _send(channel, list(_fields(hello)))
+    told, second, proof = _read_welcome(await _receive(channel))
     if told.key_id not in me.secret.keys or not me.versions[0] <= told.version <= me.versions[1]:
         raise Invalid("the peer's welcome names a key or a version that was not offered")
     keys = _Keys(me.secret.keys[told.key_id], first, second)
@@ -135,33 +136,46 @@ async def greet(
     if to not in (ANYBODY, told.node):
         raise _other_node(to, told.node)
     me.cluster = me.cluster or told.cluster
-    await _send(sock, [keys.client_proof])
+    await _send(channel, [keys.client_proof])
     return Session(told.version, told.node, told.cluster, kind, keys.to_server, keys.to_client)
 
 
-async def welcome(sock: socket.socket, me: Identity, random: Callable[[int], bytes] = os.urandom) -> Session:
+async def welcome(channel: Channel, me: Identity, random: Callable[[int], bytes] = os.urandom) -> Session:
     """Open a connection as the one who was called. A refusal is told to the other side and raised here.
 
-    Raises: as ``greet``. The socket stays the caller's.
+    Raises: as ``greet``. The channel stays the caller's.
     """
     try:
-        first = await _receive(sock)
+        first = await _receive(channel)
         hello = _read_hello(first)
         version, key_id = _agree(hello, me)
     except PeerDown:
         raise
     except DiscloudError as refusal:
-        with suppress(PeerDown):  # it left without waiting for the answer
-            await _send(sock, [0, refusal.code, refusal.detail, refusal.hint])
+        await tell_refusal(channel, refusal)
         raise
     second = msgpack.packb([version, me.cluster, me.node, random(_NONCE), key_id])
     keys = _Keys(me.secret.keys[key_id], first, second)
-    await _send(sock, [1, second, keys.server_proof])
-    proof = unpack(await _receive(sock))[0]
+    await _send(channel, [1, second, keys.server_proof])
+    proof = unpack(await _receive(channel))[0]
     if not isinstance(proof, bytes) or not compare_digest(proof, keys.client_proof):
         raise _other_secret()
     me.cluster = me.cluster or hello.cluster
     return Session(version, hello.node, hello.cluster, Kind(hello.kind), keys.to_client, keys.to_server)
+
+
+async def tell_refusal(channel: Channel, refusal: DiscloudError) -> None:
+    """Tell the one who called why not, in place of a welcome."""
+    with suppress(PeerDown):  # it left without waiting for the answer
+        await _send(channel, [0, refusal.code, refusal.detail, refusal.hint])
+
+
+def not_alike() -> Invalid:
+    """The refusal of a connection that only one side protects."""
+    return Invalid(
+        "one of the two nodes speaks TLS and the other does not",
+        "give every node of the mesh tls.cert, tls.key and tls.authority, or none of them",
+    )
 
 
 class _Keys:
@@ -249,30 +263,34 @@ def _read_welcome(body: bytes) -> tuple[_Welcome, bytes, bytes]:
             raise Invalid("the peer's welcome cannot be read")
 
 
-async def _send(sock: socket.socket, message: list[Any]) -> bytes:
+async def _send(channel: Channel, message: list[Any]) -> bytes:
     body: bytes = msgpack.packb(message)
     try:
-        await asyncio.get_running_loop().sock_sendall(sock, MAGIC + _LENGTH.pack(len(body)) + body)
+        await channel.send(MAGIC + _LENGTH.pack(len(body)) + body)
     except OSError as error:
         raise PeerDown(f"the connection broke during the greeting: {error}") from error
     return body
 
 
-async def _receive(sock: socket.socket) -> bytes:
-    head = await _exactly(sock, len(MAGIC) + _LENGTH.size)
+async def _receive(channel: Channel) -> bytes:
+    head = await _exactly(channel, len(MAGIC) + _LENGTH.size)
     (length,) = _LENGTH.unpack_from(head, len(MAGIC))
+    if head.startswith(_TLS):
+        await channel.receive(
+            _TLS_HELLO
+        )  # closing with bytes unread would reset the connection before the refusal is read
+        raise not_alike()
     if not head.startswith(MAGIC) or length > _LIMIT:
         raise Invalid("this is not the peer port of a discloud node", "it is 7072 unless it was moved")
-    return await _exactly(sock, length)
+    return await _exactly(channel, length)
 
 
-async def _exactly(sock: socket.socket, count: int) -> bytes:
+async def _exactly(channel: Channel, count: int) -> bytes:
     """Exactly ``count`` bytes: what follows the greeting is not ours to read."""
-    loop = asyncio.get_running_loop()
     data = b""
     try:
         while len(data) < count:
-            more = await loop.sock_recv(sock, count - len(data))
+            more = await channel.receive(count - len(data))
             if not more:
                 raise PeerDown("the connection was closed during the greeting")
             data += more

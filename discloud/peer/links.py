@@ -22,9 +22,12 @@ from discloud import logs, metrics
 from discloud.core.model import NodeId
 from discloud.errors import DiscloudError, PeerDown, Unavailable
 from discloud.peer.calls import CallConnection
+from discloud.peer.channel import Channel
 from discloud.peer.handshake import ANYBODY, Identity, Kind, Session, greet
 from discloud.peer.streams import Stream, expect
+from discloud.peer.tls_channel import protected
 from discloud.peer.wire import ANSWER, CALL, FAILED, Message, error_of
+from discloud.transfer.tls import Certificates
 
 CONNECT = 3.0
 """Seconds within which a peer must have accepted and greeted."""
@@ -65,12 +68,20 @@ class _Peer:
 
 
 class Links:
-    """Connections as one identity. Lives on one loop; closed by whoever made it."""
+    """Connections as one identity. Lives on one loop; closed by whoever made it.
+
+    ``certificates``: what both sides show each other (TLS); None = in the clear.
+    """
 
     def __init__(
-        self, me: Identity, connections: int = 2, clock: Callable[[], float] = time.monotonic
+        self,
+        me: Identity,
+        connections: int = 2,
+        clock: Callable[[], float] = time.monotonic,
+        certificates: Certificates | None = None,
     ) -> None:
         self.me = me
+        self._certificates = certificates
         self._connections = connections
         self._clock = clock
         self._peers: defaultdict[Target, _Peer] = defaultdict(_Peer)
@@ -125,7 +136,7 @@ class Links:
 
     def alone(self) -> Links:
         """Links of the same identity with one connection for each peer, which no other call can hold up."""
-        return Links(self.me, 1, self._clock)
+        return Links(self.me, 1, self._clock, self._certificates)
 
     async def close(self) -> None:
         """Close every connection; calls that wait fail, later ones are refused."""
@@ -163,15 +174,12 @@ class Links:
         return best if best.load == 0 or len(usable) >= self._connections else None
 
     async def _dial_calls(self, target: Target, peer: _Peer, seconds: float) -> CallConnection:
-        sock, session = await self._dial(target, Kind.CALLS, peer, seconds)
-        expect_life(sock)
-        loop = asyncio.get_running_loop()
+        channel, session = await self._dial(target, Kind.CALLS, peer, seconds)
+        expect_life(channel.sock)
         try:
-            _, connection = await loop.create_connection(
-                lambda: CallConnection(session, str(target)), sock=sock
-            )
+            connection = await channel.attach(lambda: CallConnection(session, str(target)))
         except BaseException:
-            sock.close()
+            channel.close()
             raise
         if self._closed:
             connection.close()
@@ -190,8 +198,8 @@ class Links:
         message = [CALL, 0, method, arguments, int(seconds * 1000), logs.REQUEST.get(), logs.TRACE.get()]
         asked = await self._ask_idle(target, message, seconds)
         if asked is None:
-            sock, session = await self._dial(target, Kind.STREAM, self._peers[target], seconds)
-            stream = Stream(sock, session, str(target))
+            channel, session = await self._dial(target, Kind.STREAM, self._peers[target], seconds)
+            stream = Stream(channel, session, str(target))
             asked = stream, await self._ask(stream, message, seconds)
         stream, answer = asked
         if answer[0] == ANSWER:
@@ -249,10 +257,8 @@ class Links:
 
     # ---- dialing
 
-    async def _dial(
-        self, target: Target, kind: Kind, peer: _Peer, seconds: float
-    ) -> tuple[socket.socket, Session]:
-        """A greeted socket. A failure is remembered for a moment and logged once until the peer answers again."""
+    async def _dial(self, target: Target, kind: Kind, peer: _Peer, seconds: float) -> tuple[Channel, Session]:
+        """A greeted channel. A failure is remembered for a moment and logged once until the peer answers again."""
         if self._closed:
             raise _closed()
         if peer.failed is not None and self._clock() < peer.again:
@@ -260,7 +266,7 @@ class Links:
                 f"{target} could not be reached a moment ago: {peer.failed}", _HINT
             ) from peer.failed
         try:
-            dialed = await _reach(target, self.me, kind, min(seconds, CONNECT))
+            dialed = await self._reach(target, kind, min(seconds, CONNECT))
         except DiscloudError as error:
             self._note_failure(target, peer, error)
             raise PeerDown(f"{target} cannot be used: {error}", _HINT) from error
@@ -268,6 +274,20 @@ class Links:
             logs.info("peer_reached", peer=str(target))
         peer.failed, peer.pause = None, 0.0
         return dialed
+
+    async def _reach(self, target: Target, kind: Kind, seconds: float) -> tuple[Channel, Session]:
+        """A connected and greeted channel. Raises: PeerDown, or the refusal as it is."""
+        try:
+            async with asyncio.timeout(seconds):
+                sock = await _connect(target.address)
+                try:
+                    channel = await protected(sock, self._certificates, accepting=False)
+                    return channel, await greet(channel, self.me, kind, target.node)
+                except BaseException:
+                    sock.close()
+                    raise
+        except TimeoutError as error:
+            raise PeerDown(f"it did not greet within {seconds:.1f} s") from error
 
     def _note_failure(self, target: Target, peer: _Peer, error: DiscloudError) -> None:
         if peer.failed is None or peer.failed.code != error.code:
@@ -279,20 +299,6 @@ class Links:
 
 def _closed() -> Unavailable:
     return Unavailable("the links of this node are closed", "it is stopping: use another one")
-
-
-async def _reach(target: Target, me: Identity, kind: Kind, seconds: float) -> tuple[socket.socket, Session]:
-    """A connected and greeted socket. Raises: PeerDown, or the refusal as it is."""
-    try:
-        async with asyncio.timeout(seconds):
-            sock = await _connect(target.address)
-            try:
-                return sock, await greet(sock, me, kind, target.node)
-            except BaseException:
-                sock.close()
-                raise
-    except TimeoutError as error:
-        raise PeerDown(f"it did not greet within {seconds:.1f} s") from error
 
 
 async def _connect(address: str) -> socket.socket:

@@ -7,11 +7,12 @@ that what is known here is as strict as what is known there; ``peek`` knows noth
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar, cast
 
 from discloud.core.model import BucketId, Change, Page
 from discloud.errors import TooLarge, Unavailable
+from discloud.peer.known_roots import KnownRoots
 from discloud.peer.links import Links
 from discloud.peer.methods import PORTS, Method, methods_of
 from discloud.peer.roots import Roots
@@ -21,9 +22,10 @@ P = TypeVar("P")
 
 ONCE = frozenset({"buckets.create", "buckets.update", "buckets.remove"})
 """Calls whose repetition would be refused although the first happened: lost = outcome unknown."""
+WORK = {"buckets.remove": 15.0}
+"""Seconds that a call may take by its nature: a bucket on Cassandra is closed for 10 s before it goes."""
 SETTLED = ONCE | {"versions.commit", "versions.put"}
 """Calls of which the caller must know whether they happened."""
-_LIST_KEYS = methods_of("versions")["list_keys"]
 
 
 class PeerMetadata:
@@ -45,8 +47,8 @@ class PeerMetadata:
             setattr(self, part, self._part(PORTS[part], part))
 
     @classmethod
-    async def connect(cls, links: Links, roots: Sequence[str], patience: float = 5.0) -> Self:
-        """Metadata behind the roots at these addresses (``host:port``); the first that answers tells the mesh's id.
+    async def connect(cls, links: Links, roots: Sequence[str] | KnownRoots, patience: float = 5.0) -> Self:
+        """Metadata behind these roots (``host:port``); the first that answers tells the mesh's id.
 
         ``patience``: seconds that one call may take, trying other roots included. Raises: Unavailable (no root answers: try
         again), Unauthenticated, Conflict, Invalid (a root refuses this node: trying again will not help).
@@ -62,7 +64,8 @@ class PeerMetadata:
         """An object that has every call of the port."""
         forwards = {name: self._forward(method) for name, method in methods_of(part).items()}
         if part == "versions":
-            forwards |= {"peek": _peek, "list_keys": self._list_keys}
+            lists = {name: self._lists(methods_of(part)[name]) for name in ("list_keys", "list_stale")}
+            forwards |= {"peek": _peek, **lists}
         members = {name: staticmethod(forward) for name, forward in forwards.items()}
         return cast("P", type(f"Peer{port.__name__}", (), members)())
 
@@ -74,19 +77,29 @@ class PeerMetadata:
     async def _call(self, method: Method, arguments: Sequence[object]) -> Any:
         self._check_open()
         repeat = method.name not in ONCE and not _takes_whatever_is_there(arguments)
-        return await self._roots.call(method, arguments, repeat=repeat, settle=method.name in SETTLED)
+        return await self._roots.call(
+            method,
+            arguments,
+            repeat=repeat,
+            settle=method.name in SETTLED,
+            work=WORK.get(method.name, 0.0),
+        )
 
-    async def _list_keys(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
-        """As Versions. A page whose versions have so many segments that it cannot cross is cut shorter: it has its own ``after``."""
-        while True:
-            try:
-                page: Page = await self._call(_LIST_KEYS, (bucket, prefix, delimiter, after, limit))
-            except TooLarge:
-                if limit <= 1:
-                    raise
-                limit = max(1, limit // 4)
-            else:
-                return page
+    def _lists(self, method: Method) -> Callable[..., Awaitable[Page]]:
+        """A listing. A page whose versions have so many segments that it cannot cross is cut shorter: it has its own ``after``."""
+
+        async def listed(bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
+            while True:
+                try:
+                    page: Page = await self._call(method, (bucket, prefix, delimiter, after, limit))
+                except TooLarge:
+                    if limit <= 1:
+                        raise
+                    limit = max(1, limit // 4)
+                else:
+                    return page
+
+        return listed
 
     async def _pages(self, method: Method, arguments: Sequence[object]) -> AsyncIterator[Any]:
         self._check_open()

@@ -23,7 +23,6 @@ from discloud.peer.methods import CREATE, OPEN
 from discloud.peer.streams import Stream, expect
 from discloud.peer.wire import ANSWER, COMMIT, END, PAGE, failure, pack_any
 from discloud.ports import Blobs, BlobWriter
-from discloud.transfer.outlet import outlet_of_socket
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
 
@@ -55,7 +54,7 @@ class ServedStream:
         self._stopping = True
         if self._idle:
             with suppress(OSError):  # it is gone already
-                self._stream.sock.shutdown(socket.SHUT_RD)
+                self._stream.channel.sock.shutdown(socket.SHUT_RD)
 
     async def run(self) -> None:
         """Serve until the peer leaves, is idle for too long, breaks the protocol, or ``stop``. Closes the stream."""
@@ -107,9 +106,9 @@ class ServedStream:
         """Drop the rest of a body: closing with bytes unread resets the connection, and a reset may overtake the failure just sent."""
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError, OSError):
-            self._stream.sock.shutdown(socket.SHUT_WR)
+            self._stream.channel.sock.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(_LINGER):
-                while await loop.sock_recv(self._stream.sock, 64 * KIB):
+                while await loop.sock_recv(self._stream.channel.sock, 64 * KIB):
                     pass
 
     async def _create(self, request: Request) -> None:
@@ -117,7 +116,7 @@ class ServedStream:
         async with self._blobs.create(blob, label, length) as writer:
             await self._send([ANSWER, request.number, None])
             self._stream.in_step = False
-            body = Body(self._stream.sock, writer, self._pace, self._stream.name)
+            body = Body(self._stream.channel, writer, self._pace, self._stream.name)
             found = await body.receive(self._threads)
             stored = None if found is None else await self._commit(writer, blob, found)
         self._stream.in_step = True
@@ -141,7 +140,7 @@ class ServedStream:
         async with self._blobs.open(*OPEN.unpack(request.arguments)) as reader:
             await self._send([ANSWER, request.number, reader.length])
             self._stream.in_step = False
-            outlet = outlet_of_socket(self._stream.sock, self._threads, self._pace)
+            outlet = self._stream.channel.outlet(self._threads, self._pace)
             await outlet.move(reader, 0, reader.length)
             self._stream.in_step = True
             await self._send([END, request.number, reader.length])

@@ -13,15 +13,18 @@ from contextlib import suppress
 
 from discloud import logs
 from discloud.errors import Conflict, DiscloudError, PeerDown
+from discloud.peer.channel import Channel
 from discloud.peer.dispatch import Dispatch, parts
 from discloud.peer.handshake import Identity, Kind, Session, welcome
 from discloud.peer.links import expect_life, tune
 from discloud.peer.served_calls import ServedCalls
 from discloud.peer.served_streams import ServedStream
 from discloud.peer.streams import Stream
-from discloud.ports import Blobs, Membership, Metadata
+from discloud.peer.tls_channel import protected
+from discloud.ports import Blobs, Gossip, Membership, Metadata
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
+from discloud.transfer.tls import Certificates
 
 GREETING = 5.0
 """Seconds that a greeting may take."""
@@ -41,12 +44,16 @@ class PeerServer:
         pace: Pace,
         metadata: Metadata | None = None,
         membership: Membership | None = None,
+        gossip: Gossip | None = None,
+        *,
+        certificates: Certificates | None = None,
     ) -> None:
         self._me = me
+        self._certificates = certificates
         self._blobs = blobs
         self._threads = threads
         self._pace = pace
-        self._dispatch = Dispatch(parts(blobs, metadata, membership))
+        self._dispatch = Dispatch(parts(blobs, metadata, membership, gossip))
         self._serving: set[ServedCalls | ServedStream] = set()
         self._greeting: set[asyncio.Task[None]] = set()
         self._refused: defaultdict[str, set[str]] = defaultdict(set)
@@ -114,13 +121,13 @@ class PeerServer:
         """One connection from its greeting to its end, whatever happens on it."""
         try:
             tune(sock)
-            session = await self._greet(sock, host)
-            if session is None:
+            greeted = await self._greet(sock, host)
+            if greeted is None:
                 sock.close()
-            elif session.kind is Kind.CALLS:
-                await self._serve_calls(sock, session)
+            elif greeted[1].kind is Kind.CALLS:
+                await self._serve_calls(*greeted)
             else:
-                await self._serve_stream(sock, session)
+                await self._serve_stream(*greeted)
         except DiscloudError as error:
             logs.warn("peer_connection_broken", peer=host, reason=str(error))
         except Exception:  # noqa: BLE001  a fault in serving one connection must not end the others
@@ -128,13 +135,14 @@ class PeerServer:
         finally:
             sock.close()
 
-    async def _greet(self, sock: socket.socket, host: str) -> Session | None:
+    async def _greet(self, sock: socket.socket, host: str) -> tuple[Channel, Session] | None:
         task = asyncio.current_task()
         assert task is not None
         self._greeting.add(task)
         try:
             async with asyncio.timeout(GREETING):
-                session = await welcome(sock, self._me)
+                channel = await protected(sock, self._certificates, accepting=True)
+                session = await welcome(channel, self._me)
         except (PeerDown, TimeoutError):
             return None  # a port scan, a health check, or a node that died just now
         except DiscloudError as refusal:
@@ -142,7 +150,7 @@ class PeerServer:
             return None
         else:
             self._refused.pop(host, None)
-            return session
+            return channel, session
         finally:
             self._greeting.discard(task)
 
@@ -155,11 +163,10 @@ class PeerServer:
         self._refused[host].add(refusal.code)
         logs.warn("peer_refused", peer=host, code=refusal.code, reason=str(refusal))
 
-    async def _serve_calls(self, sock: socket.socket, session: Session) -> None:
-        expect_life(sock)
+    async def _serve_calls(self, channel: Channel, session: Session) -> None:
+        expect_life(channel.sock)
         async with asyncio.TaskGroup() as calls:
-            connection = ServedCalls(session, self._dispatch, calls)
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+            connection = await channel.attach(lambda: ServedCalls(session, self._dispatch, calls))
             self._serving.add(connection)
             try:
                 await connection.gone.wait()
@@ -167,8 +174,8 @@ class PeerServer:
                 self._serving.discard(connection)
                 connection.close()
 
-    async def _serve_stream(self, sock: socket.socket, session: Session) -> None:
-        stream = Stream(sock, session, f"node {session.node}")
+    async def _serve_stream(self, channel: Channel, session: Session) -> None:
+        stream = Stream(channel, session, f"node {session.node}")
         connection = ServedStream(stream, self._blobs, self._dispatch, self._threads, self._pace)
         self._serving.add(connection)
         try:

@@ -1,4 +1,4 @@
-"""A stream connection: one transfer at a time, messages and raw bytes in turns on a non-blocking socket.
+"""A stream connection: one transfer at a time, messages and raw bytes in turns.
 
 Messages are framed and sealed as everywhere (wire.py); raw bytes go between them, moved by the kernel or by a worker
 thread, as many as the message before them announced. ``in_step`` is the whole of its state: true only
@@ -8,21 +8,20 @@ between two transfers, when both sides know that the next bytes are a frame. Who
 from __future__ import annotations
 
 import asyncio
-import socket
 from types import TracebackType
 from typing import Self
 
 from discloud.errors import Invalid, PeerDown, TooSlow
+from discloud.peer.channel import Channel
 from discloud.peer.handshake import Session
 from discloud.peer.wire import FRAME_LIMIT, HEAD, Incoming, Message, Outgoing, body_length
-from discloud.transfer.sockets import receive_exactly
 
 
 class Stream:
-    """Owns the socket. One user at a time; ``name`` tells the other node in messages of errors."""
+    """Owns the channel. One user at a time; ``name`` tells the other node in messages of errors."""
 
-    def __init__(self, sock: socket.socket, session: Session, name: str) -> None:
-        self.sock = sock
+    def __init__(self, channel: Channel, session: Session, name: str) -> None:
+        self.channel = channel
         self.session = session
         self.name = name
         self.in_step = True
@@ -46,7 +45,7 @@ class Stream:
         """Send raw bytes from the loop: small ones. Raises: PeerDown, TooSlow."""
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.get_running_loop().sock_sendall(self.sock, data)
+                await self.channel.send(data)
         except TimeoutError as error:
             raise TooSlow(f"{self.name} took no message within {seconds:.1f} s") from error
         except OSError as error:
@@ -66,30 +65,24 @@ class Stream:
     def receive_blocking(self, seconds: float) -> Message:
         """As ``receive``, for a worker thread."""
         head = bytearray(HEAD.size)
-        receive_exactly(self.sock.fileno(), head, seconds)
+        self.channel.fill(head, seconds)
         body = bytearray(self._length(head))
-        receive_exactly(self.sock.fileno(), body, seconds)
+        self.channel.fill(body, seconds)
         return self._open(bytes(head), body)
 
     def pending(self) -> bytes | None:
         """What lies unread at the front: a byte, ``b""`` when the other side left, None when nothing came."""
-        try:
-            return self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
+        return self.channel.pending()
 
     def close(self) -> None:
         """Close the connection: the other side takes an unfinished transfer for failed."""
-        self.sock.close()
+        self.channel.close()
 
     async def _exactly(self, count: int) -> bytearray:
-        loop = asyncio.get_running_loop()
         data = bytearray(count)
         rest = memoryview(data)
         while rest:
-            got = await loop.sock_recv_into(self.sock, rest)
+            got = await self.channel.receive_into(rest)
             if not got:
                 raise PeerDown(f"{self.name} closed the connection")
             rest = rest[got:]

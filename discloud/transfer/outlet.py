@@ -1,7 +1,7 @@
 """The way out: moves the bytes of blobs to one receiver, by the kernel where it can.
 
     a client over plain TCP on Linux, a peer's raw socket    sendfile, splice
-    TLS, other systems, kernel=False                         read and write
+    TLS (to clients and to peers), other systems, kernel=False   read and write
 
 Both give the same bytes and the same errors. ``sent`` says exactly how many bytes of this outlet left, so that a
 caller whose source failed goes on with another one at the same offset. Worker threads are held for a quantum only;
@@ -16,6 +16,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from discloud.core.model import KIB
 from discloud.errors import ClientGone, PeerDown, TooSlow
@@ -167,6 +168,26 @@ class SocketOutlet(Outlet):
         await patience.wait(ready, lambda: move.taken)
 
 
+class SealedOutlet(SocketOutlet):
+    """The copy path to a socket whose bytes are sealed first; ``sent`` counts them as they go over the socket."""
+
+    def __init__(
+        self,
+        fd: int,
+        threads: Threads,
+        pace: Pace,
+        check: Callable[[], object],
+        seal: Callable[[bytes], bytes],
+    ) -> None:
+        super().__init__(fd, threads, pace, check)
+        self.kernel = False
+        self._seal = seal
+
+    async def write(self, data: bytes) -> None:
+        """As Outlet."""
+        await super().write(await self._threads.run(partial(self._seal, data)))
+
+
 @asynccontextmanager
 async def open_outlet(
     transport: asyncio.Transport, threads: Threads, pace: Pace, *, kernel: bool = True
@@ -191,13 +212,20 @@ async def open_outlet(
         os.close(fd)
 
 
-def outlet_of_socket(sock: socket.socket, threads: Threads, pace: Pace) -> Outlet:
-    """The way out to a peer: a connected non-blocking socket that no transport has. It stays the caller's."""
+def outlet_of_socket(
+    sock: socket.socket, threads: Threads, pace: Pace, seal: Callable[[bytes], bytes] | None = None
+) -> Outlet:
+    """The way out to a peer: a connected non-blocking socket that no transport has. It stays the caller's.
+
+    ``seal`` turns bytes into what goes over the socket (TLS), in a worker thread; then bodies are copied.
+    """
 
     def check() -> None:
         if sock.fileno() < 0:
             raise ClientGone("the connection to the other node was closed")
 
+    if seal is not None:
+        return SealedOutlet(sock.fileno(), threads, pace, check, seal)
     return SocketOutlet(sock.fileno(), threads, pace, check)
 
 

@@ -27,7 +27,7 @@ def send_all(fd: int, data: bytes | memoryview, deadline: float, clock: Clock = 
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
-            _await_event(fd, select.POLLOUT, end, clock, f"to take {len(rest)} more bytes")
+            await_event(fd, select.POLLOUT, end, clock, f"to take {len(rest)} more bytes")
         except OSError as lost:
             raise PeerDown(f"the connection was lost with {len(rest)} bytes to send: {lost}") from lost
 
@@ -45,7 +45,7 @@ def receive_exactly(
         try:
             count = os.readv(fd, [rest])
         except BlockingIOError:
-            _await_event(fd, select.POLLIN, end, clock, f"to send {len(rest)} more bytes")
+            await_event(fd, select.POLLIN, end, clock, f"to send {len(rest)} more bytes")
             continue
         except OSError as lost:
             raise PeerDown(f"the connection was lost with {len(rest)} bytes to come: {lost}") from lost
@@ -54,7 +54,8 @@ def receive_exactly(
         rest = rest[count:]
 
 
-def _await_event(fd: int, event: int, end: float, clock: Clock, what: str) -> None:
+def await_event(fd: int, event: int, end: float, clock: Clock, what: str) -> None:
+    """Block until ``fd`` has the event of select.poll. Raises: TooSlow when ``clock`` is past ``end``; ``what`` was wanted."""
     poll = select.poll()
     poll.register(fd, event)
     left = end - clock()

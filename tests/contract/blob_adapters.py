@@ -11,6 +11,8 @@ from discloud.adapters.disk.settings import DiskSettings
 from discloud.adapters.memory_blobs import MemoryBlobs
 from discloud.core.model import MIB
 from discloud.ports import Blobs
+from discloud.transfer.tls import Certificates
+from tests.support.certificates import authority, files
 from tests.support.peer_loopback import pair
 
 Clock = Callable[[], float]
@@ -49,9 +51,19 @@ async def peer_disk(folder: Path, clock: Clock) -> AsyncIterator[Blobs]:
         yield nodes.blobs
 
 
+@asynccontextmanager
+async def peer_disk_tls(folder: Path, clock: Clock) -> AsyncIterator[Blobs]:
+    """A folder of another node, over TLS: both sides show a certificate."""
+    signer = authority(folder)
+    caller, answerer = (Certificates(files(signer, folder / name)) for name in ("caller", "answerer"))
+    async with disk(folder / "blobs", clock) as local, pair(local, caller=caller, answerer=answerer) as nodes:
+        yield nodes.blobs
+
+
 ADAPTERS: dict[str, Factory] = {
     "memory": memory,
     "disk": disk,
     "peer of memory": peer_memory,
     "peer of disk": peer_disk,
+    "peer of disk with TLS": peer_disk_tls,
 }

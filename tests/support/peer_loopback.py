@@ -22,6 +22,7 @@ from discloud.peer.server import PeerServer
 from discloud.ports import Blobs, BlobWriter, Membership, Metadata
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
+from discloud.transfer.tls import Certificates
 
 SECRET = ClusterSecret(b"the secret of these tests, 32 by")
 LABEL = Label("mesh", BucketId("b1"), "files", Key("a key"), Layout())
@@ -117,14 +118,18 @@ async def pair(
     pace: Pace | None = None,
     holder_threads: int = 2,
     connections: int = 2,
+    caller: Certificates | None = None,
+    answerer: Certificates | None = None,
 ) -> AsyncIterator[Pair]:
-    """Both nodes, through ``relay`` if there is one."""
+    """Both nodes, through ``relay`` if there is one. ``caller`` and ``answerer``: what they show each other over TLS."""
     pace = pace or Pace(10.0, 1e6)
     local = local if local is not None else MemoryBlobs()
     holder, gateway = Threads("holder", holder_threads), Threads("gateway", 4)
     mesh = metadata.cluster if metadata is not None else "mesh"
-    server = PeerServer(Identity(SECRET, ANSWERER, mesh), local, holder, pace, metadata, membership)
-    links = Links(Identity(SECRET, CALLER), connections)
+    server = PeerServer(
+        Identity(SECRET, ANSWERER, mesh), local, holder, pace, metadata, membership, certificates=answerer
+    )
+    links = Links(Identity(SECRET, CALLER), connections, certificates=caller)
     await server.start("127.0.0.1", 0)
     address = f"127.0.0.1:{server.port}"
     try:
@@ -186,9 +191,16 @@ class Relay:
             self._server.close()
         self.cut()
         await eventually(lambda: not self._tasks)
+        await asyncio.sleep(0)  # the loop ends the aborted transports
 
     async def _relay(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        onward, back = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            onward, back = await asyncio.open_connection("127.0.0.1", port)
+        except BaseException as error:
+            writer.transport.abort()
+            if isinstance(error, OSError):
+                return  # nobody listens there any more
+            raise
 
         async def pump(
             source: asyncio.StreamReader,

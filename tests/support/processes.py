@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.support.certificates import authority, files
 
 FAST = {
     "DISCLOUD_PERIODS_HEARTBEAT": "0.2",
@@ -31,6 +34,7 @@ FAST = {
     "DISCLOUD_PERIODS_REPAIR": "0.5",
     "DISCLOUD_PERIODS_PULL": "0.5",
     "DISCLOUD_PERIODS_LEADER": "1.5",
+    "DISCLOUD_CASSANDRA_PATIENCE": "5",
     "DISCLOUD_DISK_SOFT": "1",
     "DISCLOUD_DISK_FULL": "1",
     "DISCLOUD_LOG_LEVEL": "info",
@@ -80,11 +84,12 @@ class NodeProcess:
     data: Path
     port: int
     environ: dict[str, str]
+    scheme: str = "http"
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"{self.scheme}://{HOST}:{self.port}"
 
     @property
     def log(self) -> Path:
@@ -121,6 +126,8 @@ class Mesh:
     session: aiohttp.ClientSession  # noqa: TID251 - the tests are a client
     token: str
     settings: dict[str, str] = field(default_factory=dict)
+    signer: Path | None = None
+    """The folder of the authority that signs every node's certificate, where the mesh has TLS."""
 
     @property
     def root(self) -> NodeProcess:
@@ -178,24 +185,36 @@ class Mesh:
         }
         if role == "ordinary":
             own["DISCLOUD_ROOTS"] = f"{HOST}:{self.root.port + 2}"
-        node = NodeProcess(name, role, self.folder / name, free_port(), own)
+        if self.signer:
+            shown = files(self.signer, self.folder / f"{name}.tls", name)
+            own["DISCLOUD_TLS_CERT"], own["DISCLOUD_TLS_KEY"] = str(shown.cert), str(shown.key)
+            own["DISCLOUD_TLS_AUTHORITY"] = str(shown.authority)
+        scheme = "https" if self.signer else "http"
+        node = NodeProcess(name, role, self.folder / name, free_port(), own, scheme)
         self.nodes.append(node)
         return node
 
 
 @asynccontextmanager
 async def local_mesh(
-    folder: Path, count: int, settings: Mapping[str, str] | None = None
+    folder: Path, count: int, settings: Mapping[str, str] | None = None, *, tls: bool = False
 ) -> AsyncIterator[Mesh]:
-    """``count`` started nodes (node1 is the root) with bucket ``files``; all are killed at the end."""
+    """``count`` started nodes (node1 is the root) with bucket ``files``; all are killed at the end.
+
+    ``tls``: the API and the connections between the nodes, each with a certificate of its own.
+    """
     token = secrets.token_urlsafe(24)
     (folder / "token").write_text(token)
     (folder / "secret").write_text(secrets.token_urlsafe(32))
     timeout = aiohttp.ClientTimeout(total=600)
+    signer = authority(folder) if tls else None
+    trust = ssl.create_default_context(cafile=signer / "ca.pem") if signer else True
     async with aiohttp.ClientSession(  # noqa: TID251 - the tests are a client
-        headers={"Authorization": f"Bearer {token}"}, timeout=timeout
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=timeout,
+        connector=aiohttp.TCPConnector(ssl=trust),
     ) as session:
-        mesh = Mesh(folder, [], session, token, dict(settings or {}))
+        mesh = Mesh(folder, [], session, token, dict(settings or {}), signer)
         try:
             for number in range(1, count + 1):
                 mesh.add(f"node{number}", "root" if number == 1 else "ordinary").start()

@@ -16,6 +16,7 @@ from discloud.adapters.memory_blobs import MemoryBlobs
 from discloud.core.model import MIB, BlobId, Label, Stored
 from discloud.errors import BadDigest, Corrupt, NoSpace, NoSuchBlob, PeerDown, TooSlow, Unavailable
 from discloud.peer.blobs import PeerBlobs
+from discloud.peer.channel import Channel
 from discloud.peer.handshake import Identity, Kind, greet
 from discloud.peer.links import Links, Target
 from discloud.peer.streams import Stream
@@ -399,7 +400,12 @@ async def test_a_writer_that_falls_silent_is_given_up_in_the_end() -> None:
 async def test_a_silent_holder_is_too_slow_for_a_reader() -> None:
     relay = Relay()
     async with pair(relay=relay, pace=Pace(0.2, 1e9)) as nodes:
-        blob = await nodes.store(noise(8 * MIB))
+        blob, data = new_blob(), noise(8 * MIB)
+        async with nodes.local.create(
+            blob, LABEL
+        ) as writer:  # not through the peer: the machine may be slow, too
+            writer.write(memoryview(data))
+            await writer.commit(digest(data))
         with pytest.raises(TooSlow):
             await nodes.read(blob, bytearray(), begun=relay.open.clear)
         relay.open.set()
@@ -459,8 +465,8 @@ async def test_a_stream_that_speaks_out_of_turn_is_closed_and_others_go_on(both:
     for messages in ([[9, 1]], [[1, 0, "blobs.create", [], 1000, "", ""]], [["no", "kind"]]):
         sock = socket.create_connection((host, int(port)))
         sock.setblocking(False)
-        session = await greet(sock, Identity(SECRET, CALLER, "mesh"), Kind.STREAM)
-        with Stream(sock, session, "test") as stream:
+        session = await greet(Channel(sock), Identity(SECRET, CALLER, "mesh"), Kind.STREAM)
+        with Stream(Channel(sock), session, "test") as stream:
             for message in messages:
                 await stream.send(message, 5.0)
             if messages[0][0] == 1:

@@ -13,6 +13,7 @@ from discloud.core.model import BlobId, NodeId, Stored
 from discloud.errors import Conflict, Invalid, NoSuchBlob, PeerDown, TooLarge, Unauthenticated, Unavailable
 from discloud.peer.blobs import PeerBlobs
 from discloud.peer.calls import AnswerLost
+from discloud.peer.channel import Channel
 from discloud.peer.handshake import ClusterSecret, Identity, Kind, greet
 from discloud.peer.links import Links, Target, tune
 from discloud.peer.served_calls import AT_ONCE, ServedCalls
@@ -266,7 +267,7 @@ async def test_a_slow_reader_does_not_fill_the_answering_nodes_memory() -> None:
         await nodes.blobs.put(blob, LABEL, data, digest(data))
         with socket.create_connection(("127.0.0.1", nodes.server.port)) as sock:
             tune(sock)
-            session = await greet(sock, Identity(SECRET, CALLER, "mesh"), Kind.CALLS)
+            session = await greet(Channel(sock), Identity(SECRET, CALLER, "mesh"), Kind.CALLS)
             outgoing = Outgoing(session.send_key)
             record = [[blob.version, blob.segment, blob.fragment]]
             loop = asyncio.get_running_loop()

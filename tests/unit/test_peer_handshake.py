@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from discloud.core.model import NodeId
 from discloud.errors import Conflict, DiscloudError, Invalid, PeerDown, Unauthenticated
+from discloud.peer.channel import Channel
 from discloud.peer.handshake import ANYBODY, MAGIC, ClusterSecret, Identity, Kind, Session, greet, welcome
 from discloud.peer.wire import Incoming, Outgoing
 
@@ -39,7 +40,9 @@ async def meet(
 ) -> tuple[Session | DiscloudError, Session | DiscloudError]:
     async with sockets() as (one, other), asyncio.timeout(10):
         results = await asyncio.gather(
-            greet(one, caller, kind, to), _closing(welcome(other, called), other), return_exceptions=True
+            greet(Channel(one), caller, kind, to),
+            _closing(welcome(Channel(other), called), other),
+            return_exceptions=True,
         )
     for result in results:
         assert isinstance(result, Session | DiscloudError), result
@@ -145,14 +148,16 @@ async def test_a_recorded_greeting_cannot_be_played_again() -> None:
                 await loop.sock_sendall(middle, data)
 
         tasks = [asyncio.create_task(tap()), asyncio.create_task(back())]
-        await asyncio.gather(greet(one, identity(A), Kind.CALLS), welcome(other, identity(B)))
+        await asyncio.gather(
+            greet(Channel(one), identity(A), Kind.CALLS), welcome(Channel(other), identity(B))
+        )
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     async with sockets() as (one, other), asyncio.timeout(10):
         await asyncio.get_running_loop().sock_sendall(one, bytes(recorded))
         with pytest.raises(Unauthenticated):
-            await welcome(other, identity(B))
+            await welcome(Channel(other), identity(B))
 
 
 async def test_an_impostor_without_the_secret_is_not_believed() -> None:
@@ -171,7 +176,7 @@ async def test_an_impostor_without_the_secret_is_not_believed() -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(pretend())
             with pytest.raises(Unauthenticated):
-                await greet(one, me, Kind.CALLS)
+                await greet(Channel(one), me, Kind.CALLS)
         assert not me.cluster  # nothing is learnt from it
 
 
@@ -186,7 +191,7 @@ async def test_a_reflected_greeting_proves_nothing() -> None:
 
         task = asyncio.create_task(reflect())
         with pytest.raises(Invalid):
-            await greet(one, identity(A), Kind.CALLS)
+            await greet(Channel(one), identity(A), Kind.CALLS)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -198,7 +203,7 @@ def test_garbage_is_refused_with_an_error_of_ours(data: bytes, magic: bool) -> N
             one.sendall(MAGIC + len(data).to_bytes(2, "big") + data if magic else data)
             one.shutdown(socket.SHUT_WR)
             with pytest.raises((Invalid, PeerDown, Unauthenticated)):
-                await welcome(other, identity(B))
+                await welcome(Channel(other), identity(B))
 
     asyncio.run(attempt())
 
@@ -207,7 +212,7 @@ async def test_an_http_server_is_told_from_a_peer_port() -> None:
     async with sockets() as (one, other), asyncio.timeout(10):
         other.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         with pytest.raises(Invalid, match="not the peer port"):
-            await greet(one, identity(A), Kind.CALLS)
+            await greet(Channel(one), identity(A), Kind.CALLS)
 
 
 @pytest.mark.parametrize("text", ["", "short", "long enough, 16 b\nshort"])

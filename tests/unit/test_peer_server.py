@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discloud.peer import server as server_module
+from discloud.peer.channel import Channel
 from discloud.peer.handshake import MAGIC, Identity, Kind, Session, greet
 from discloud.peer.links import tune
 from discloud.peer.wire import ANSWER, CALL, END, FAILED, PAGE, Incoming, Outgoing
@@ -70,7 +71,7 @@ def test_garbage_from_a_peer(kind: Kind, data: bytes) -> None:
     async def attempt() -> None:
         async with pair() as nodes, asyncio.timeout(20):
             with connect(nodes) as sock:
-                await greet(sock, Identity(SECRET, CALLER, "mesh"), kind)
+                await greet(Channel(sock), Identity(SECRET, CALLER, "mesh"), kind)
                 assert await send_and_leave(sock, data) == b""
             await still_serves(nodes)
 
@@ -85,7 +86,7 @@ def test_sealed_nonsense_from_a_peer(kind: Kind, method: str, arguments: object,
     async def attempt() -> None:
         async with pair() as nodes, asyncio.timeout(20):
             with connect(nodes) as sock:
-                session = await greet(sock, Identity(SECRET, CALLER, "mesh"), kind)
+                session = await greet(Channel(sock), Identity(SECRET, CALLER, "mesh"), kind)
                 frame = Outgoing(session.send_key).frame([CALL, 1, method, arguments, 5000, "", ""])
                 got = await send_and_leave(sock, frame[: len(frame) - cut])
             answers = Incoming(session.receive_key).feed(got)
@@ -101,7 +102,7 @@ def test_a_sealed_message_that_is_no_call(kind: Kind, message: object) -> None:
     async def attempt() -> None:
         async with pair() as nodes, asyncio.timeout(20):
             with connect(nodes) as sock:
-                session = await greet(sock, Identity(SECRET, CALLER, "mesh"), kind)
+                session = await greet(Channel(sock), Identity(SECRET, CALLER, "mesh"), kind)
                 frame = Outgoing(session.send_key).frame([ANSWER, message])
                 assert await send_and_leave(sock, frame) == b""
             await still_serves(nodes)
@@ -190,7 +191,7 @@ async def test_a_broken_peer_is_logged_without_a_traceback(caplog: pytest.LogCap
     async with pair() as nodes, asyncio.timeout(20):
         for kind in Kind:
             with connect(nodes) as sock:
-                await greet(sock, Identity(SECRET, CALLER, "mesh"), kind)
+                await greet(Channel(sock), Identity(SECRET, CALLER, "mesh"), kind)
                 await send_and_leave(sock, bytes(100))
         await eventually(lambda: len(caplog.records) >= 2)
     assert {record.message for record in caplog.records} == {"peer_connection_broken"}
@@ -209,4 +210,4 @@ async def test_calls_go_on_while_bodies_stream() -> None:
 
 
 async def _greeted(sock: socket.socket) -> Session:
-    return await greet(sock, Identity(SECRET, CALLER, "mesh"), Kind.CALLS)
+    return await greet(Channel(sock), Identity(SECRET, CALLER, "mesh"), Kind.CALLS)

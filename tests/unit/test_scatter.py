@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -31,6 +32,7 @@ from discloud.core.model import (
 from discloud.core.ranges import Span
 from discloud.errors import NoSpace, Unavailable
 from discloud.gateway.gather import Gather
+from discloud.gateway.hedge import Hedges
 from discloud.gateway.scatter import Scatter, Target, scatter_small
 from discloud.ports import BlobReader, FileSource, SocketSource
 from discloud.transfer.threads import Threads
@@ -161,9 +163,12 @@ async def test_a_read_that_fails_leaves_no_reader_open() -> None:
     async def spoilt(version: Version, blob: BlobId, node: NodeId) -> None:
         raise AssertionError("an unknown answer spoils nothing")
 
+    cluster = cluster_of(blobs)
+    hedges = Hedges(cluster, time.monotonic)
+    gather = Gather(cluster, version, Span(0, 4 << 20), 0.0, lambda _: 0, spoilt, hedges)
     with pytest.raises(Unavailable):
-        async with Gather(cluster_of(blobs), version, Span(0, 4 << 20), 0.0, lambda _: 0, spoilt) as gather:
-            await gather.open()
+        await gather.open()
+    await gather.close()
     slow.answer.set()
     for _ in range(10):
         await asyncio.sleep(0)

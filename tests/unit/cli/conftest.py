@@ -23,7 +23,7 @@ def discloud(api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     home.mkdir()
     work.mkdir()
     monkeypatch.chdir(work)
-    for name in ("DISCLOUD_URL", "DISCLOUD_TOKEN", "DISCLOUD_TOKEN_FILE"):
+    for name in ("DISCLOUD_URL", "DISCLOUD_TOKEN", "DISCLOUD_TOKEN_FILE", "DISCLOUD_CA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("discloud.cli.upload.PAUSES", (0.0, 0.0))
     monkeypatch.setattr("discloud.cli.download.PAUSES", (0.0, 0.0))

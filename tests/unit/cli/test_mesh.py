@@ -22,11 +22,13 @@ def test_mb_with_settings(discloud: CommandLine, api: FakeApi) -> None:
         "public",
         "--verify",
         "window",
+        "--max-stale",
+        "1.5",
     )
     assert discloud.run("mb", "cdn", *settings).exit_code == 0
     made = api.buckets["cdn"]
     assert (made["layout"], made["regions"], made["cache_control"]) == ("mirror:all", ["eu", "us"], "public")
-    assert made["verify"] == "window"
+    assert (made["verify"], made["max_stale"]) == ("window", 1.5)
     assert json.loads(discloud.run("mb", "plain", "--json").stdout)["name"] == "plain"
     refused(discloud.run("mb", "cdn"), "there is a bucket cdn already")
     refused(discloud.run("mb", "cdn/x"), "names an object", code=2)
