@@ -49,7 +49,7 @@ def _entries(
     seek: Seek[Row], prefix: bytes, delimiter: bytes, after: bytes
 ) -> Iterator[tuple[bytes, Row | None]]:
     """Keys with their rows and common prefixes with None, in one order."""
-    low, high = _first(prefix, delimiter, after), prefix + _END
+    low, high = first_behind(prefix, delimiter, after), prefix + _END
     while low < high:
         for key, row in seek(low, high):
             end = key.find(delimiter, len(prefix)) if delimiter else -1
@@ -63,7 +63,7 @@ def _entries(
             return
 
 
-def _first(prefix: bytes, delimiter: bytes, after: bytes) -> bytes:
+def first_behind(prefix: bytes, delimiter: bytes, after: bytes) -> bytes:
     """Where the first entry behind ``after`` can begin."""
     if not after:
         return prefix

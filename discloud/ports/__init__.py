@@ -39,6 +39,7 @@ from discloud.ports.membership import (
 )
 from discloud.ports.metadata import (
     CLAIM,
+    LATE,
     Accounts,
     Buckets,
     Leases,
@@ -51,6 +52,7 @@ from discloud.ports.metadata import (
 
 __all__ = [
     "CLAIM",
+    "LATE",
     "SMALL",
     "Accounts",
     "BlobReader",

@@ -140,13 +140,17 @@ class Buckets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of the ``all`` log: a version that every node shall hold, or (``removed``) shall drop. ``number`` grows by one log."""
+    """One line of the ``all`` log: a version that every node shall hold, or (``removed``) shall drop. ``number``: see ``Queues.log``."""
 
     number: int
     bucket: BucketId
     key: Key
     version: VersionId
     removed: bool
+
+
+LATE = 30.0
+"""Seconds after the time that its number tells in which an entry of the ``all`` log is visible (clocks are at most 5 s off)."""
 
 
 class Queues(Protocol):
@@ -171,7 +175,13 @@ class Queues(Protocol):
         """Take a repair off the queue, unless one with a later ``since`` was queued for its blob meanwhile."""
 
     async def log(self, after: int, limit: int) -> tuple[LogEntry, ...]:
-        """Entries of the ``all`` log with ``number`` > after. A commit of an EVERYWHERE version appends one in the same step; so does its replacement or deletion (removed)."""
+        """Entries of the ``all`` log with ``number`` > after. A commit of an EVERYWHERE version appends one before it is answered; so does
+        its replacement or deletion (removed). What is told twice is meant once.
+
+        Numbers are a count, or the time of writing in micros as the writer's clock has it: then an entry may come in between up
+        to ``LATE`` seconds later, and entries of several writers may have one number. No answer ends between those (it may
+        be longer than ``limit``); a follower reads what is not older than ``LATE`` again, by its own clock.
+        """
 
 
 class Accounts(Protocol):

@@ -1,14 +1,17 @@
 """Keeps this node's copies of ``mirror:all`` versions: follows the ``all`` log from where it was, near holders first.
 
-Invariants: the saved cursor never passes an entry that is not done; an entry is done again without harm (what is here is
-not copied, what is gone is not removed). A copy that is recorded (a home copy) is never removed here: gc does that.
+Invariants: the saved cursor never passes an entry that is not done, nor the moment from which on entries may still come in
+between; an entry is done again without harm (what is here is not copied, what is gone is not removed). A copy that is recorded
+(a home copy) is never removed here: gc does that.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 from discloud import logs, metrics
@@ -17,7 +20,7 @@ from discloud.core.model import BlobId, NodeId, Segment, SegmentId, State, Versi
 from discloud.core.read_plan import nearest
 from discloud.errors import DiscloudError, NoSuchBlob, NoSuchVersion
 from discloud.gateway.seals import seal_of
-from discloud.ports import LogEntry, Metadata
+from discloud.ports import LATE, LogEntry, Metadata
 from discloud.services.bounded import bounded
 from discloud.services.copy import Labels, copy_from_any
 from discloud.services.gc import DEAD
@@ -37,7 +40,7 @@ class Cursor(Protocol):
     """Where this node is in the log. A position that is lost costs work, never data."""
 
     async def load(self) -> int:
-        """The number of the last entry that is done, 0 on a new node."""
+        """Up to which number every entry is done, 0 on a new node."""
 
     async def save(self, number: int) -> None:
         """Every entry up to ``number`` is done."""
@@ -54,7 +57,7 @@ class PullReport:
 
 
 class Pull:
-    """The puller of one node. ``draw(n)`` gives a random 0..n-1; copies flow through ``threads``."""
+    """The puller of one node. ``draw(n)`` gives a random 0..n-1; copies flow through ``threads``; ``clock`` gives epoch seconds."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Pull:
         cursor: Cursor,
         threads: Threads,
         draw: Callable[[int], int],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
         self._versions = metadata.versions
@@ -71,27 +75,37 @@ class Pull:
         self._cursor = cursor
         self._threads = threads
         self._draw = draw
-        self._read: int | None = None
+        self._clock = clock
+        self._settled: int | None = None
         self._saved = 0
-        self._open: dict[int, LogEntry] = {}
+        self._seen: set[LogEntry] = set()
+        self._open: set[LogEntry] = set()
 
     async def run_once(self) -> PullReport:
         """Try again what waits, then follow the log to its end. Raises: Unavailable (the log does not answer)."""
-        if self._read is None:
-            self._read = self._saved = await self._cursor.load()
+        if self._settled is None:
+            self._settled = self._saved = await self._cursor.load()
         counts: Counter[str] = Counter()
-        await self._work(tuple(self._open.values()), counts)
-        while len(self._open) < OPEN and (page := await self._queues.log(self._read, PAGE)):
+        await self._work(sorted(self._open, key=attrgetter("number")), counts)
+        read = self._settled
+        while len(self._open) < OPEN and (page := await self._queues.log(read, PAGE)):
             # Page by page: what removes a version comes after what brought it here is done.
-            await self._work(page, counts)
-            self._read = page[-1].number
-            await self._save(self._read)
-        await self._save(self._read)
+            await self._work([entry for entry in page if entry not in self._seen], counts)
+            read = page[-1].number
+            self._settle(page)
+            await self._save(self._settled)
+        await self._save(self._settled)
         metrics.PULLED.add(counts["pulled"])
         return PullReport(**counts, waiting=len(self._open))
 
-    async def _save(self, read: int) -> None:
-        done = min(self._open) - 1 if self._open else read
+    def _settle(self, page: Sequence[LogEntry]) -> None:
+        """Go on, but not past the moment from which on others may come in between; those behind it are remembered."""
+        last = min(page[-1].number, int((self._clock() - LATE) * 1_000_000))
+        self._settled = settled = max(last, self._settled or 0)
+        self._seen = {entry for entry in (*self._seen, *page) if entry.number > settled}
+
+    async def _save(self, settled: int) -> None:
+        done = min(settled, min((entry.number - 1 for entry in self._open), default=settled))
         if done > self._saved:
             await self._cursor.save(done)
             self._saved = done
@@ -108,10 +122,10 @@ class Pull:
             else:
                 outcome = {"pulled": await self._bring(entry)}
         except DiscloudError as error:
-            self._open[entry.number] = entry
+            self._open.add(entry)
             logs.info("pull_waits", version=entry.version, reason=error.code, detail=str(error))
             return {}
-        self._open.pop(entry.number, None)
+        self._open.discard(entry)
         return {"entries": 1, **outcome}
 
     # ------------------------------------------------------------ copies come
@@ -142,7 +156,7 @@ class Pull:
         else:
             return 0
         homes = [node for node in segment.holders[0] if node != self._cluster.me]
-        sources = nearest(homes, self._cluster.view, self._cluster.me, {}, self._draw)
+        sources = nearest(homes, self._cluster.view, self._cluster.me, self._cluster.rtt.seconds, self._draw)
         serving = [node for node in sources if self._cluster.serving(node)]
         label = await self._labels.of(version, segment)
         await copy_from_any(self._cluster, serving, local, blob, label, segment.hashes[0], self._threads)

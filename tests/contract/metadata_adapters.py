@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+from discloud.adapters.cassandra.metadata import CassandraMetadata
 from discloud.adapters.memory_metadata import MemoryMetadata
 from discloud.adapters.sqlite import SqliteMetadata
 from discloud.peer.metadata import PeerMetadata
 from discloud.ports import Metadata
+from tests.support.cassandra_tables import keyspace_session
 from tests.support.peer_loopback import pair
 
 CLUSTER = "c0000000-0000-4000-8000-000000000000"
@@ -57,6 +59,23 @@ async def peer_sqlite(folder: Path, clock: Clock) -> AsyncIterator[Metadata]:
 
 
 @asynccontextmanager
+async def cassandra(folder: Path, clock: Clock) -> AsyncIterator[Metadata]:
+    """A real cluster; all tests of a process use one keyspace in turn. The folder only says whether the mesh is a new one."""
+    known = folder / "known"
+    session = await keyspace_session(CLUSTER, keep=known.exists())
+    known.touch()
+    async with CassandraMetadata(session, clock, settle=0.0) as metadata:
+        yield metadata
+
+
+@asynccontextmanager
+async def peer_cassandra(folder: Path, clock: Clock) -> AsyncIterator[Metadata]:
+    """A root of several, over a real socket."""
+    async with cassandra(folder, clock) as local, through_a_root(local) as metadata:
+        yield metadata
+
+
+@asynccontextmanager
 async def through_a_root(local: Metadata) -> AsyncIterator[Metadata]:
     """What an ordinary node sees of ``local``."""
     async with pair(metadata=local) as nodes:
@@ -70,5 +89,7 @@ ADAPTERS: dict[str, Factory] = {
     "sqlite": sqlite,
     "peer of memory": peer_memory,
     "peer of sqlite": peer_sqlite,
+    "cassandra": cassandra,
+    "peer of cassandra": peer_cassandra,
 }
-LASTING = frozenset({"sqlite", "peer of sqlite"})
+LASTING = frozenset(ADAPTERS) - {"memory", "peer of memory"}

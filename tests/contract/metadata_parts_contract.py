@@ -128,7 +128,7 @@ class BucketsContract:
     """Needs the fixture ``metadata`` (with BUCKET)."""
 
     async def test_a_bucket_is_what_was_created(self, metadata: Metadata) -> None:
-        full = replace(OTHER, layout="ec:4+2", regions=("eu", "us"), cache_control="max-age=1")
+        full = replace(OTHER, layout="ec:4+2", regions=("eu", "us"), cache_control="max-age=1", max_stale=1.5)
         await metadata.buckets.create(full)
         assert await metadata.buckets.get("other") == full
         assert await metadata.buckets.all() == (BUCKET, full)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from discloud.core.model import Change, ChangeKind, Key, Layout, NodeId
+from discloud.core.model import Change, ChangeKind, Key, Layout, NodeId, Version
 from discloud.errors import Unavailable
-from discloud.ports import LogEntry
+from discloud.ports import LATE, LogEntry
 from discloud.services.cursor import CursorFile
 from discloud.services.gc import Collect
 from discloud.services.pull import Pull, PullReport
@@ -35,7 +35,9 @@ class Position:
 
 
 def pull(mesh: Mesh, node: NodeId = N3, position: Position | None = None) -> Pull:
-    return Pull(mesh.clusters[node], mesh.metadata, position or Position(), mesh.threads, mesh.draw)
+    return Pull(
+        mesh.clusters[node], mesh.metadata, position or Position(), mesh.threads, mesh.draw, mesh.clock
+    )
 
 
 async def test_a_node_that_joins_copies_what_lives_and_keeps_it() -> None:
@@ -180,6 +182,55 @@ async def test_more_than_a_page_is_followed_to_the_end() -> None:
     for number in range(450):
         await mesh.put(f"k{number}", b"x", ALL, (N1,))
     assert await pull(mesh, N2).run_once() == PullReport(entries=450, pulled=450)
+
+
+class LateLog:
+    """A log whose numbers are micros, and whose entries are seen when the test says so."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.entries: list[LogEntry] = []
+        self.asked: list[int] = []
+        mesh.faults.queues.log = self.log
+
+    async def log(self, after: int, limit: int) -> tuple[LogEntry, ...]:
+        self.asked.append(after)
+        found = sorted((each for each in self.entries if each.number > after), key=lambda entry: entry.number)
+        return tuple(each for each in found if each.number <= found[min(limit, len(found)) - 1].number)
+
+    def see(self, version: Version, at: float) -> None:
+        self.entries.append(LogEntry(int(at * 1e6), BUCKET, version.key, version.id, removed=False))
+
+
+async def test_an_entry_that_is_seen_late_is_not_missed_and_none_is_done_twice() -> None:
+    mesh = await Mesh(3).open()
+    log, position = LateLog(mesh), Position()
+    puller = pull(mesh, position=position)
+    on_time, late, twin = [await mesh.put(key, b"x", ALL, (N1, N2)) for key in ("a", "b", "c")]
+    log.see(on_time, mesh.now)
+    assert await puller.run_once() == PullReport(entries=1, pulled=1)
+    log.see(late, mesh.now - LATE + 1)
+    log.see(twin, mesh.now)
+    assert await puller.run_once() == PullReport(entries=2, pulled=2)
+    assert await puller.run_once() == PullReport()
+    assert position.number <= (mesh.now - LATE) * 1e6, "a node that starts again looks at the same stretch"
+    mesh.now += 2 * LATE
+    assert await puller.run_once() == PullReport()
+    assert position.number == log.entries[0].number
+    log.asked.clear()
+    assert await puller.run_once() == PullReport()
+    assert log.asked == [position.number], "what is settled is not read again"
+
+
+async def test_a_number_from_the_future_hides_nothing() -> None:
+    mesh = await Mesh(3).open()
+    log = LateLog(mesh)
+    puller = pull(mesh)
+    first, second = [await mesh.put(key, b"x", ALL, (N1, N2)) for key in ("a", "b")]
+    log.see(first, mesh.now + 86_400)
+    assert (await puller.run_once()).pulled == 1
+    mesh.now += 10 * LATE
+    log.see(second, mesh.now)
+    assert await puller.run_once() == PullReport(entries=1, pulled=1)
 
 
 async def test_a_cursor_file_keeps_its_number(tmp_path: Path) -> None:

@@ -1,0 +1,268 @@
+"""Every change of ``objects``: a rule of ``heads`` on a snapshot, then one lightweight transaction conditional on what it read.
+
+Refused: the rows are read again and the rule decides anew, with jitter, within the patience of one call. Unknown: a
+strict read tells whether it was applied; what cannot be told is ``OutcomeUnknown``. A repeated change finds what the first
+one did, since the rules are idempotent by version id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
+from weakref import WeakValueDictionary
+
+from discloud.adapters.cassandra.moves import Moves
+from discloud.adapters.cassandra.objects import HEAD, Edit, Objects, Row, Rows
+from discloud.adapters.cassandra.snapshot import Missing, Name, Snapshot
+from discloud.adapters.cassandra.together import Step
+from discloud.core.model import State, VersionId
+from discloud.errors import DiscloudError, OutcomeUnknown, Unavailable
+
+T = TypeVar("T")
+Rule = Callable[[Snapshot, float], T]
+"""A change: what it writes to the snapshot, and its answer; the second argument is the time. Must be repeatable."""
+_RECENT = 8192
+"""Heads' rows that are remembered as a first guess."""
+_PAUSE = 0.004
+"""Seconds by which a writer that was refused waits at first, times 0..1; twice as long after each further refusal."""
+_LONGEST_PAUSE = 0.25
+
+
+def _no_steps(_: Snapshot) -> Sequence[Step]:
+    return ()
+
+
+async def _nothing(_: Snapshot) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """What is to be done to the object ``name``, when it is this change's turn.
+
+    ``versions``: rows that the rule will ask for beside the head. ``guess``: what to begin with instead of reading;
+    ``has_bucket`` is given to the rule.
+    ``beside`` gives the steps that run together with each transaction, sent in their order and before it (intents, hints);
+    ``after`` runs when one was applied, or when nothing had to change (the snapshot has no edits then: the change was made
+    before). All may be repeated.
+    """
+
+    name: Name
+    rule: Rule[T]
+    versions: Sequence[VersionId] = ()
+    guess: Callable[[], Snapshot] | None = None
+    has_bucket: bool = True
+    beside: Callable[[Snapshot], Sequence[Step]] = _no_steps
+    after: Callable[[Snapshot], Awaitable[None]] = _nothing
+
+
+class Changes:
+    """``clock`` gives epoch seconds, ``draw`` a number 0..1, ``patience`` the seconds that a change may take in all."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        moves: Moves,
+        patience: float,
+        clock: Callable[[], float],
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._objects = objects
+        self._moves = moves
+        self._patience = patience
+        self._clock = clock
+        self._draw = draw
+        self._recent: OrderedDict[Name, Row | None] = OrderedDict()
+        self._turns: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self, change: Change[T]) -> T:
+        """The rule's answer once it is applied. Raises: what the rule raises, OutcomeUnknown, Unavailable (not applied)."""
+        progress = Progress()
+        with progress:
+            async with asyncio.timeout(self._patience):
+                async with self._turn(change.name):
+                    answer, snapshot = await self._until_applied(change, progress)
+                progress.applied = True
+                await change.after(snapshot)
+                if progress.beside is not None:
+                    raise progress.beside
+                return answer
+        raise AssertionError("the block above returns or raises")
+
+    async def load(self, name: Name, versions: Sequence[VersionId], *, has: bool = True) -> Snapshot:
+        """The rows of one moment, read strictly, nothing half moved among them. Raises: Unavailable."""
+        snapshot = Snapshot(name, has)
+        rows = await self._moves.settled(name, (HEAD, *versions))
+        self.remember(name, rows[HEAD])
+        snapshot.add(name, rows)
+        return snapshot
+
+    def guess(self, name: Name, own: Rows) -> Snapshot:
+        """What is likely: the head as last seen here, else none, and those rows beside it."""
+        snapshot = Snapshot(name, has=True, certain=False)
+        snapshot.add(name, {HEAD: self._recent.get(name), **own})
+        return snapshot
+
+    def remember(self, name: Name, head: Row | None) -> None:
+        """A head's row as it was just seen."""
+        if head is not None and head.state == State.MOVED:
+            self._recent.pop(name, None)
+            return
+        self._recent[name] = head
+        self._recent.move_to_end(name)
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+
+    async def decide(self, rule: Rule[T], snapshot: Snapshot) -> T:
+        """The rule's answer; rows that it asks for are loaded. Raises: what the rule raises, Unavailable."""
+        while True:
+            snapshot.forget_writes()
+            try:
+                return rule(snapshot, self._clock())
+            except Missing as missing:
+                rows = await self._moves.settled(missing.name, (HEAD, missing.version))
+                if not snapshot.certain and missing.name in snapshot.loaded:
+                    rows = {missing.version: rows[missing.version]}  # the head stays as it was assumed
+                snapshot.add(missing.name, rows)
+
+    async def _until_applied(self, change: Change[T], progress: Progress) -> tuple[T, Snapshot]:
+        snapshot = change.guess() if change.guess else await self._load(change)
+        while True:
+            try:
+                answer = await self.decide(change.rule, snapshot)
+            except DiscloudError:
+                if snapshot.certain:
+                    raise
+                snapshot = await self._load(change)
+                continue
+            if snapshot.wrote:
+                fresh = await self._apply(change, snapshot, progress)
+            else:
+                fresh = None if snapshot.certain else await self._load(change)
+            if fresh is None:
+                return answer, snapshot
+            snapshot = fresh
+
+    def _turn(self, name: Name) -> asyncio.Lock:
+        """Writers of one object in this process go one after another: that is faster than to refuse each other."""
+        turn = self._turns.get(name)
+        if turn is None:
+            turn = self._turns[name] = asyncio.Lock()
+        return turn
+
+    async def _load(self, change: Change[T]) -> Snapshot:
+        return await self.load(change.name, change.versions, has=change.has_bucket)
+
+    async def _apply(self, change: Change[T], snapshot: Snapshot, progress: Progress) -> Snapshot | None:
+        """None: applied. Else what was found instead, after a pause."""
+        ((at, _),) = snapshot.wrote.items()  # one partition: a MOVE writes to two, it is not run here
+        edits = snapshot.edits(at)
+        progress.tries += 1
+        progress.sent = True
+        beside = [asyncio.create_task(_outcome(step)) for step in change.beside(snapshot)]
+        try:
+            await asyncio.sleep(0)  # each is sent now
+            applied, met = await self._objects.apply(*at, edits)
+        except OutcomeUnknown:
+            progress.doubtful = True
+            fresh = await self.load(at, _beside_head(edits), has=snapshot.has)
+            applied, met = was_applied(edits, fresh.loaded[at]), fresh.loaded[at]
+        except asyncio.CancelledError:
+            for step in beside:
+                step.cancel()
+            raise
+        finally:
+            outcomes = await asyncio.gather(*beside, return_exceptions=True)
+        progress.beside = next((error for error in outcomes if error is not None), None)
+        if applied:
+            self._remember_edits(at, edits)
+            return None
+        progress.sent = False
+        await self.pause(progress)
+        return await self._fresh(at, snapshot, met)
+
+    async def _fresh(self, at: Name, refused: Snapshot, met: Rows | None) -> Snapshot:
+        """A snapshot of the rows that a refusal met; they are read where it does not tell, or tells of a move under way."""
+        head = (met or {}).get(HEAD)
+        if met is None or HEAD not in met or (head is not None and head.state == State.MOVED):
+            versions = [version for version in refused.loaded[at] if version != HEAD]
+            return await self.load(at, versions, has=refused.has)
+        self.remember(at, head)
+        snapshot = Snapshot(at, refused.has)
+        snapshot.add(at, met)
+        return snapshot
+
+    def _remember_edits(self, name: Name, edits: Sequence[Edit]) -> None:
+        for edit in edits:
+            if edit.version == HEAD:
+                self.remember(name, edit.after)
+
+    async def pause(self, progress: Progress) -> None:
+        """Let others go first, longer with each try."""
+        longest = min(_LONGEST_PAUSE, _PAUSE * 2 ** min(progress.tries, 10))
+        await asyncio.sleep(self._draw() * longest)
+
+
+class Progress:
+    """How far a change came, and what its failure therefore means; a context manager that says it.
+
+    ``sent``: a transaction is under way; ``doubtful``: the outcome of one was unknown; ``applied``: one was applied, or
+    had been before; ``beside``: what failed beside the last one.
+    """
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.sent = self.doubtful = self.applied = False
+        self.beside: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Raises: OutcomeUnknown, Unavailable."""
+        if not isinstance(error, TimeoutError | Unavailable):
+            return
+        if self.applied:
+            raise OutcomeUnknown(
+                "the change is made, but not yet what follows it", "repeat it: that is safe"
+            ) from error
+        if self.sent or self.doubtful:
+            raise OutcomeUnknown(
+                "Cassandra does not tell whether the change was made", "repeat it: that is safe"
+            ) from error
+        if isinstance(error, TimeoutError):
+            raise Unavailable(
+                f"Cassandra did not take the change in time ({self.tries} tries)", "repeat it"
+            ) from error
+
+
+async def _outcome(step: Step) -> Unavailable | None:
+    """What a step failed with."""
+    try:
+        await step()
+    except Unavailable as error:
+        return error
+    return None
+
+
+def _beside_head(edits: Sequence[Edit]) -> list[VersionId]:
+    return [edit.version for edit in edits if edit.version != HEAD]
+
+
+def was_applied(edits: Sequence[Edit], rows: Rows) -> bool:
+    """Whether a change of unknown outcome was applied: its edits apply together, and each row is unlike any other's."""
+    return any(edit.after is not None and same(rows.get(edit.version), edit.after) for edit in edits)
+
+
+def same(row: Row | None, other: Row) -> bool:
+    """Whether a row is kept as that (what its version was moved away from aside)."""
+    return row is not None and (row.state, row.seq, row.rev, row.body) == (
+        other.state,
+        other.seq,
+        other.rev,
+        other.body,
+    )
