@@ -13,7 +13,7 @@ from discloud.core.model import Bucket, Node
 from discloud.errors import Invalid
 from discloud.gateway.buckets import BucketWish
 
-FIELDS = ("layout", "regions", "cache_control", "verify", "state")
+FIELDS = ("layout", "regions", "cache_control", "verify", "state", "max_stale")
 
 
 async def list_buckets(call: Call) -> web.StreamResponse:
@@ -95,6 +95,7 @@ def describe_bucket(bucket: Bucket) -> dict[str, Any]:
         "cache_control": bucket.cache_control,
         "verify": bucket.verify.value,
         "state": bucket.state.value,
+        "max_stale": bucket.max_stale,
         "created": bucket.created,
     }
 
@@ -133,10 +134,14 @@ def _wish(body: dict[str, Any]) -> BucketWish:
         raise Invalid(
             "cache_control is not a header value", 'example: {"cache_control": "public, max-age=3600"}'
         )
+    max_stale = body.get("max_stale")
+    if max_stale is not None and (isinstance(max_stale, bool) or not isinstance(max_stale, int | float)):
+        raise Invalid("max_stale is not a number of seconds", 'example: {"max_stale": 60}')
     return BucketWish(
         layout=text_field(body, "layout"),
         regions=None if regions is None else tuple(regions),
         cache_control=cache_control,
         verify=text_field(body, "verify"),
         state=text_field(body, "state"),
+        max_stale=max_stale,
     )

@@ -15,6 +15,7 @@ from discloud.core.layout import layout_name
 from discloud.core.model import Precondition, Version
 from discloud.core.preconditions import ReadVerdict, check_read, http_date, parse_http_date, parse_tags
 from discloud.errors import Invalid
+from discloud.gateway.heads import Freshness
 from discloud.gateway.read import Found
 
 SERVER = "discloud"
@@ -27,6 +28,8 @@ ACTIVE = ("text/html", "application/xhtml", "image/svg", "text/xml", "applicatio
 """Content types (or parts of them) that a browser would run."""
 FORM = "application/x-www-form-urlencoded"
 """What curl and old clients declare for any body they know nothing of."""
+CONSISTENCY = "Discloud-Consistency"
+"""Whether an answer is as of now, or may be older than what others have been told."""
 FILENAME = "filename"
 """The metadata entry that holds an uploaded file's own name."""
 
@@ -45,6 +48,21 @@ def write_condition(request: web.BaseRequest) -> Precondition:
         tags(request, "If-None-Match"),
         parse_http_date(since) if since else None,
     )
+
+
+def freshness(request: web.BaseRequest) -> Freshness:
+    """How old an answer to this read may be: a condition guards something; a validator only saves bytes, as a cache does."""
+    given = request.headers
+    if "If-Match" in given or "If-Unmodified-Since" in given:
+        return Freshness.STRICT
+    if "If-None-Match" in given or "If-Modified-Since" in given:
+        return Freshness.LAGGING
+    return Freshness.ANY
+
+
+def consistency(*, stale: bool) -> str:
+    """The value of ``Discloud-Consistency``."""
+    return "stale-possible" if stale else "strong"
 
 
 def read_verdict(request: web.BaseRequest, version: Version) -> ReadVerdict:
@@ -120,6 +138,7 @@ def describe(found: Found, *, download: bool) -> CIMultiDict[str]:
     headers["Accept-Ranges"] = "bytes"
     headers["Discloud-Digest"] = digest_header(version)
     headers["Discloud-Version"] = version.id
+    headers[CONSISTENCY] = consistency(stale=found.stale)
     headers["X-Content-Type-Options"] = "nosniff"
     if found.bucket.cache_control:
         headers["Cache-Control"] = found.bucket.cache_control

@@ -15,8 +15,9 @@ from discloud.core.keys import check_key, decode_key
 from discloud.core.layout import layout_name
 from discloud.core.model import Key, Precondition, Version, VersionId
 from discloud.core.ranges import Span
-from discloud.errors import Invalid
+from discloud.errors import Invalid, Unavailable
 from discloud.gateway.copy import ObjectBody
+from discloud.gateway.heads import Freshness
 from discloud.gateway.read import Found, checked_prefix
 from discloud.gateway.write import Body, Put, Written
 
@@ -88,11 +89,21 @@ def describe_written(call: Call, bucket: str, written: Written) -> dict[str, Any
 
 async def get_file(call: Call) -> web.StreamResponse:
     """``GET /v1/files/{bucket}/{key}``: the bytes, a range of them, or (``explain=1``) how they would be read."""
-    return await answer_read(call, await _find(call))
+    return await answer_read(call, call.bucket, call.key)
 
 
-async def answer_read(call: Call, found: Found) -> web.StreamResponse:
-    """Answer a GET of an object that was found."""
+async def answer_read(call: Call, bucket: str, key: Key) -> web.StreamResponse:
+    """Answer a GET of an object. Where the bytes of a head that may be stale are gone, the present one is asked for."""
+    found = await _find(call, bucket, key, headers.freshness(call.request))
+    try:
+        return await _answer_read(call, found)
+    except Unavailable:
+        if not found.stale:
+            raise
+    return await _answer_read(call, await _find(call, bucket, key))
+
+
+async def _answer_read(call: Call, found: Found) -> web.StreamResponse:
     if call.flag("explain"):
         return json_response(await explain(call, found))
     return await send(call, found)
@@ -100,7 +111,7 @@ async def answer_read(call: Call, found: Found) -> web.StreamResponse:
 
 async def head_file(call: Call) -> web.StreamResponse:
     """``HEAD``: a GET's headers without the bytes."""
-    return describe_only(call, await _find(call))
+    return describe_only(call, await _find(call, call.bucket, call.key, headers.freshness(call.request)))
 
 
 async def explain(call: Call, found: Found) -> dict[str, Any]:
@@ -198,17 +209,20 @@ async def list_files(call: Call) -> web.StreamResponse:
     if len(delimiter) > 1:
         raise Invalid(f"delimiter={delimiter!r} is longer than one character", "example: delimiter=/")
     prefix = checked_prefix(call.query("prefix") or "")
-    bucket, page = await call.surface.reader.page(
+    listed = await call.surface.reader.page(
         call.account, call.bucket, prefix, delimiter, call.query("after") or "", limit
     )
+    page = listed.page
     return json_response(
         {
-            "bucket": bucket.name,
+            "bucket": listed.bucket.name,
             "prefix": prefix,
             "objects": [describe_object(version) for version in page.versions],
             "prefixes": list(page.prefixes),
             "after": page.after,
-        }
+        },
+        200,
+        **{headers.CONSISTENCY: headers.consistency(stale=listed.stale)},
     )
 
 
@@ -229,28 +243,31 @@ def describe_object(version: Version) -> dict[str, Any]:
 
 async def map_file(call: Call) -> web.StreamResponse:
     """``GET /v1/map/{bucket}/{key}``: every fragment and copy as it is now."""
-    return json_response(await call.surface.reader.map(await _find(call)))
+    found = await _find(call, call.bucket, call.key, headers.freshness(call.request))
+    return json_response(
+        await call.surface.reader.map(found),
+        200,
+        **{headers.CONSISTENCY: headers.consistency(stale=found.stale)},
+    )
 
 
 async def get_download(call: Call) -> web.StreamResponse:
     """``GET /v1/download/{id}``: an object of the bucket ``uploads`` by its id."""
-    found = await call.surface.reader.find(call.account, UPLOADS, decode_key(call.path["id"]))
-    return await answer_read(call, found)
+    return await answer_read(call, UPLOADS, decode_key(call.path["id"]))
 
 
 async def head_download(call: Call) -> web.StreamResponse:
     """``HEAD /v1/download/{id}``."""
-    return describe_only(
-        call, await call.surface.reader.find(call.account, UPLOADS, decode_key(call.path["id"]))
-    )
+    key = decode_key(call.path["id"])
+    return describe_only(call, await _find(call, UPLOADS, key, headers.freshness(call.request)))
 
 
 UPLOADS = "uploads"
 """The bucket of ``/v1/upload``; its keys are ids."""
 
 
-async def _find(call: Call) -> Found:
-    return await call.surface.reader.find(call.account, call.bucket, call.key, _version(call))
+async def _find(call: Call, bucket: str, key: Key, freshness: Freshness = Freshness.STRICT) -> Found:
+    return await call.surface.reader.find(call.account, bucket, key, _version(call), freshness)
 
 
 def _version(call: Call) -> VersionId | None:

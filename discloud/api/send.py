@@ -130,11 +130,12 @@ def _fields(call: Call, found: Found) -> CIMultiDict[str]:
 
 def _spans(call: Call, found: Found) -> tuple[Span, ...] | None:
     """The ranges asked for, None = the whole. Raises: RangeNotSatisfiable."""
-    header = call.request.headers.get("Range")
+    header, if_range = call.request.headers.get("Range"), call.request.headers.get("If-Range")
     version = found.version
-    if header is None or not range_applies(
-        call.request.headers.get("If-Range"), version.etag, version.md5, version.created
-    ):
+    unsure = found.stale and if_range is not None  # whether the client's tag is still the object's
+    if header is None or unsure:
+        return None
+    if not range_applies(if_range, version.etag, version.md5, version.created):
         return None
     try:
         return parse_range(header, version.size)

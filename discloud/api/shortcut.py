@@ -20,6 +20,7 @@ from discloud.core.model import Account, Key
 from discloud.core.preconditions import http_date
 from discloud.core.ranges import Span
 from discloud.errors import DiscloudError
+from discloud.gateway.heads import Freshness
 from discloud.gateway.read import Found
 from discloud.logs import REQUEST
 
@@ -43,7 +44,7 @@ class PlainGet:
         self._surface = surface
         self._tokens: dict[bytes, bytes] = {}
         self._targets: dict[bytes, tuple[str, Key]] = {}
-        self._heads: dict[tuple[str, int, str, str], bytes] = {}
+        self._heads: dict[tuple[str, int, str, str, bool], bytes] = {}
         self._date = (0, b"")
         self._run = secrets.token_hex(4)
         self._count = itertools.count()
@@ -61,7 +62,7 @@ class PlainGet:
         quick = self._surface.reader.quick(account, bucket, key)
         if quick is not None:
             return self._whole(*quick, "local", self._request_id())
-        if self._surface.buckets.peek(bucket) is None:
+        if self._surface.buckets.peek(bucket) is None or self._surface.reader.degraded:
             return None
         return self._ask(account, bucket, key)
 
@@ -69,7 +70,7 @@ class PlainGet:
         """The answer with the help of other nodes. Raises: DiscloudError, which aiohttp's path tells."""
         request_id = self._request_id()
         REQUEST.set(request_id)
-        found = await self._surface.reader.find(account, bucket, key)
+        found = await self._surface.reader.find(account, bucket, key, freshness=Freshness.ANY)
         if not 0 < found.version.size <= UNHELD:
             return None
         async with self._surface.reader.gather(found, Span(0, found.version.size)) as gather:
@@ -91,7 +92,7 @@ class PlainGet:
 
     def _head(self, found: Found, source: str) -> bytes:
         """The answer's headers but for those that change with every request, remembered by version and bucket."""
-        name = (found.version.id, found.version.rev, found.bucket.cache_control, source)
+        name = (found.version.id, found.version.rev, found.bucket.cache_control, source, found.stale)
         head = self._heads.get(name)
         if head is None:
             fields = headers.describe(found, download=False)

@@ -30,17 +30,33 @@ bucket_argument = click.argument("bucket", metavar="BUCKET", type=ANY, callback=
 @click.option("--regions", metavar="NAME,...", help="Regions that get a copy of each object.")
 @click.option("--cache-control", metavar="TEXT", help="Cache-Control header of its objects.")
 @click.option("--verify", type=click.Choice([each.value for each in Verify]), help="When bytes are checked.")
+@click.option(
+    "--max-stale",
+    type=float,
+    metavar="SECONDS",
+    help="How far reads may be behind, for local answers everywhere.",
+)
 @as_json
 @on_mesh
-def mb(profile: Profile, /, bucket: str, as_json: bool, regions: str | None, **settings: str | None) -> None:
+def mb(
+    profile: Profile,
+    /,
+    bucket: str,
+    as_json: bool,
+    regions: str | None,
+    max_stale: float | None,
+    **settings: str | None,
+) -> None:
     """Make a bucket; its settings hold for the objects stored in it from then on.
 
     \b
     Examples:
       discloud mb photos
-      discloud mb cdn --layout mirror:all --cache-control "public, max-age=3600" --verify window
+      discloud mb cdn --layout mirror:all --cache-control "public, max-age=3600" --verify window --max-stale 60
     """
     content: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    if max_stale is not None:
+        content["max_stale"] = max_stale
     if regions:
         content["regions"] = [region.strip() for region in regions.split(",")]
     made = run(_call(profile, "PUT", bucket, content))

@@ -145,7 +145,10 @@ class Verify(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A namespace of keys with its defaults. ``rev`` is for compare-and-set; ``layout`` and ``regions`` empty = the mesh's."""
+    """A namespace of keys with its defaults. ``rev`` is for compare-and-set; ``layout`` and ``regions`` empty = the mesh's.
+
+    ``max_stale``: seconds by which a read that says nothing else may be behind; 0 = it never is while the metadata answers.
+    """
 
     id: BucketId
     name: str
@@ -156,6 +159,7 @@ class Bucket:
     cache_control: str = ""
     verify: Verify = Verify.ALWAYS
     rev: int = 0
+    max_stale: float = 0.0
 
 
 class Role(StrEnum):

@@ -47,8 +47,8 @@ _TRUST = {
     NodeState.LOST: 3,
     NodeState.REMOVED: 3,
 }
-_CLOSEST = 0.0005
-"""Seconds of round trip below which nodes count as equally near; above, each doubling is one class."""
+_CLOSEST = 1 / 256
+"""Seconds of round trip; up to twice that nodes count as equally near, so that reads spread over them. Above, each doubling is one class."""
 
 
 def nearest(

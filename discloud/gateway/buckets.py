@@ -1,7 +1,8 @@
 """Buckets as the surfaces see them: looked up by name with a short memory, created, changed, removed.
 
 Owns the cache; what it answers is at most ``FRESH`` seconds old (DESIGN section 5: that is the bound within which
-a closed bucket closes everywhere). A change made through this node is seen by this node at once.
+a closed bucket closes everywhere), and for reads, while the metadata is silent, at most ``GRACE``. A change made through
+this node is seen by this node at once.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from discloud.cluster import Cluster
-from discloud.core.access import may_admin
+from discloud.core.access import may_admin, may_write
 from discloud.core.keys import check_bucket_name
 from discloud.core.layout import parse_layout
 from discloud.core.model import Account, Bucket, BucketId, BucketState, Verify
-from discloud.errors import BadLayout, Invalid, NoSuchBucket, UnknownRegion
+from discloud.errors import BadLayout, Invalid, NoSuchBucket, Unavailable, UnknownRegion
+from discloud.gateway.breaker import HURRY, PATIENCE, Breaker
 from discloud.ports import Metadata
 
 FRESH = 5.0
 """Seconds for which a looked-up bucket is believed."""
+GRACE = 600.0
+"""Seconds for which reads go on with it without metadata."""
+LONGEST_STALE = 7 * 86_400.0
+"""The largest ``max_stale``, in seconds."""
 REMEMBERED = 10_000
 """Buckets remembered at the most."""
 
@@ -32,6 +38,7 @@ class BucketWish:
     cache_control: str | None = None
     verify: str | None = None
     state: str | None = None
+    max_stale: float | None = None
 
 
 class Buckets:
@@ -43,29 +50,47 @@ class Buckets:
         cluster: Cluster,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        breaker: Breaker | None = None,
     ) -> None:
         self._metadata = metadata
         self._cluster = cluster
         self._clock = clock
         self._new_id = new_id
+        self._breaker = breaker or Breaker(clock)
         self._known: dict[str, tuple[Bucket, float]] = {}
 
     def peek(self, name: str) -> Bucket | None:
-        """The bucket if it is remembered and fresh; None = use ``get``."""
-        known = self._known.get(name)
-        return known[0] if known and self._clock() - known[1] < FRESH else None
+        """The bucket, for a read, if it is remembered and fresh, or remembered and nobody to be asked; None = use ``read``."""
+        return self._remembered(name, GRACE if self._breaker.hopeless else FRESH)
 
-    async def get(self, name: str) -> Bucket:
-        """The bucket of that name. Raises: BadBucketName, NoSuchBucket, Unavailable."""
+    async def read(self, name: str) -> Bucket:
+        """The bucket of that name, for a read. Raises: BadBucketName, NoSuchBucket, Unavailable."""
         if bucket := self.peek(name):
             return bucket
-        check_bucket_name(name)
+        graced = self._remembered(name, GRACE)
+        if graced and self._breaker.failing:
+            self._breaker.find_out(lambda: self._look_up(name, PATIENCE))
+            return graced
         try:
-            bucket = await self._metadata.buckets.get(name)
-        except NoSuchBucket:
-            self._known.pop(name, None)
+            return await self._look_up(name, HURRY if graced else PATIENCE)
+        except Unavailable:
+            if graced:
+                return graced
             raise
-        return self._remember(bucket)
+
+    async def get(self, name: str) -> Bucket:
+        """The bucket of that name as it is, for whoever changes something. Raises: as ``read``."""
+        return self._remembered(name, FRESH) or await self._look_up(name, PATIENCE)
+
+    async def writable(self, account: Account | None, name: str) -> Bucket:
+        """The bucket, for a change of its objects by this account through this node.
+
+        Raises: as ``get``; Forbidden, BucketClosed; Unavailable also where this node's clock is off.
+        """
+        self._check_clock()
+        bucket = await self.get(name)
+        may_write(account, bucket)
+        return bucket
 
     async def create(self, account: Account | None, name: str, wish: BucketWish) -> Bucket:
         """Make a bucket. Raises: BadBucketName, BadLayout, UnknownRegion, BucketExists, Forbidden."""
@@ -93,6 +118,28 @@ class Buckets:
         may_admin(account)
         return await self._metadata.buckets.all()
 
+    def _remembered(self, name: str, age: float) -> Bucket | None:
+        known = self._known.get(name)
+        return known[0] if known and self._clock() - known[1] < age else None
+
+    async def _look_up(self, name: str, patience: float) -> Bucket:
+        check_bucket_name(name)
+        try:
+            bucket = await self._breaker.ask(self._metadata.buckets.get(name), patience)
+        except NoSuchBucket:
+            self._known.pop(name, None)
+            raise
+        return self._remember(bucket)
+
+    def _check_clock(self) -> None:
+        """Times of writes order them for people and end leases: a node whose clock is off must not set any."""
+        if self._cluster.clock_is_off:
+            offset = self._cluster.clock_offset or 0.0
+            raise Unavailable(
+                f"the clock of {self._cluster.own.name} is {abs(offset):.1f} s {'behind' if offset > 0 else 'ahead of'} the mesh's",
+                "set it right (NTP) or write through another node",
+            )
+
     def _remember(self, bucket: Bucket) -> Bucket:
         if len(self._known) >= REMEMBERED:
             self._known.clear()
@@ -112,10 +159,12 @@ class Buckets:
                 cache_control=bucket.cache_control if wish.cache_control is None else wish.cache_control,
                 verify=bucket.verify if wish.verify is None else Verify(wish.verify),
                 state=bucket.state if wish.state is None else _settable(wish.state),
+                max_stale=bucket.max_stale if wish.max_stale is None else _bounded(wish.max_stale),
             )
         except ValueError as error:
             raise Invalid(
-                str(error), "verify: always or window; state: active, read-only or disabled"
+                str(error),
+                "verify: always or window; state: active, read-only or disabled; max_stale: seconds, 0 to a week",
             ) from error
 
     def _check_region(self, region: str) -> None:
@@ -129,3 +178,9 @@ def _settable(state: str) -> BucketState:
     if state == BucketState.DELETING:
         raise ValueError(f"{state!r} is not a state to set")
     return BucketState(state)
+
+
+def _bounded(max_stale: float) -> float:
+    if not 0 <= max_stale <= LONGEST_STALE:
+        raise ValueError(f"max_stale={max_stale:g} is out of bounds")
+    return float(max_stale)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
-from discloud.core.access import may_write
 from discloud.core.model import (
     Account,
     Change,
     ChangeKind,
+    Committed,
     Key,
     Precondition,
     State,
@@ -16,7 +17,9 @@ from discloud.core.model import (
 )
 from discloud.core.preconditions import check_write
 from discloud.errors import Conflict, NoSuchKey
+from discloud.gateway.breaker import Breaker
 from discloud.gateway.buckets import Buckets
+from discloud.gateway.heads import Heads
 from discloud.gateway.seals import Seals
 from discloud.ports import Versions
 
@@ -27,22 +30,25 @@ TRIES = 5
 class Changer:
     """Each method is one atomic commit. ``keep``: seconds that gc leaves replaced bytes alone."""
 
-    def __init__(self, versions: Versions, buckets: Buckets, seals: Seals, keep: float) -> None:
+    def __init__(
+        self, versions: Versions, buckets: Buckets, seals: Seals, keep: float, heads: Heads | None = None
+    ) -> None:
         self._versions = versions
         self._buckets = buckets
         self._seals = seals
         self._keep = keep
+        self._heads = heads or Heads(versions, Breaker(time.monotonic), time.monotonic)
 
     async def delete(
         self, account: Account | None, bucket_name: str, key: Key, only: Precondition
     ) -> Version:
         """Remove an object; returns what was removed. Raises: NoSuchKey, PreconditionFailed and as ``put``."""
-        bucket = await self._buckets.get(bucket_name)
-        may_write(account, bucket)
+        bucket = await self._buckets.writable(account, bucket_name)
         change = Change(ChangeKind.DELETE, bucket.id, key, keep=self._keep)
         removed = (await self._versions.commit(change, only)).replaced
         if removed is None:
             raise NoSuchKey(f"bucket {bucket_name} has no object {key!r}")
+        self._heads.forget(removed)
         self._seals.add(replace(removed, state=State.DELETED))
         return removed
 
@@ -57,10 +63,9 @@ class Changer:
         metadata: tuple[tuple[str, str], ...] | None,
     ) -> Version:
         """Change what is said of an object, not its bytes; None leaves as it is. Raises: as ``delete``, Conflict."""
-        bucket = await self._buckets.get(bucket_name)
-        may_write(account, bucket)
+        bucket = await self._buckets.writable(account, bucket_name)
         for tries_left in reversed(range(TRIES)):
-            head = await self._versions.get(bucket.id, key)
+            head = await self._heads.strict(bucket.id, key)
             changed = replace(
                 head,
                 content_type=head.content_type if content_type is None else content_type,
@@ -68,10 +73,12 @@ class Changer:
             )
             change = Change(ChangeKind.UPDATE, bucket.id, key, changed)
             try:
-                return self._seals.committed(await self._versions.commit(change, only))
+                committed = await self._versions.commit(change, only)
             except Conflict:
                 if not tries_left:
                     raise
+            else:
+                return self._committed(committed)
         raise AssertionError("the last try returns or raises")
 
     async def rename(
@@ -82,12 +89,18 @@ class Changer:
         ``if_match`` and ``if_unmodified_since`` speak of the object, ``if_none_match`` of what is at the target.
         Raises: as ``delete``, Conflict (the object changed meanwhile).
         """
-        bucket = await self._buckets.get(bucket_name)
-        may_write(account, bucket)
-        head = await self._versions.get(bucket.id, key)
+        bucket = await self._buckets.writable(account, bucket_name)
+        head = await self._heads.strict(bucket.id, key)
         check_write(replace(only, if_none_match=None), head)
         if target == key:
             return head
         change = Change(ChangeKind.MOVE, bucket.id, key, head, target, keep=self._keep)
         at_target = Precondition(if_none_match=only.if_none_match)
-        return self._seals.committed(await self._versions.commit(change, at_target))
+        committed = await self._versions.commit(change, at_target)
+        self._heads.forget(head)
+        return self._committed(committed)
+
+    def _committed(self, committed: Committed) -> Version:
+        version = self._seals.committed(committed)
+        self._heads.learn(version)
+        return version

@@ -1,14 +1,16 @@
 """The only place where bytes are fetched from holders and put together again.
 
 A stretch of a version is read fragment by fragment in file order. Every fragment has one open reader at a time, on the
-nearest holder that serves; when that one fails (gone, corrupt, too slow) the read goes on at the same offset on
-the next. A holder that lacks or spoils a blob it should have is noted for repair.
+nearest holder that serves, or on the next one where that is late to begin (hedge.py); when it fails in the middle (gone,
+corrupt, too slow) the read goes on at the same offset on the next. A holder that lacks or spoils a blob it should
+have is noted for repair. Every answer of another node is measured: the next read begins with the quickest.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +21,18 @@ from discloud.core.model import EVERYWHERE, BlobId, NodeId, Segment, Version
 from discloud.core.ranges import Span
 from discloud.core.read_plan import Step, nearest, plan_read
 from discloud.errors import Corrupt, DiscloudError, NotFound, TooSlow, Unavailable
+from discloud.gateway.hedge import Hedges
 from discloud.ports import BlobReader
 from discloud.transfer.outlet import Outlet
 
 WHOLE = 256 * 1024
 """Bytes up to which a client's stretch is fetched whole; beyond, it is moved without being held."""
+BRIEF = 64 * 1024
+"""Bytes whose fetch counts as a round trip."""
 Spoilt = Callable[[Version, BlobId, NodeId], Awaitable[None]]
 """Told when a recorded holder lacks or spoils a blob."""
+Opened = tuple[NodeId, BlobReader, AsyncExitStack]
+"""A reader, on which node, and what closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,10 @@ class _Stream:
     """The open reader of one fragment: ``moved`` bytes of it are out, the next come from there."""
 
     blob: BlobId
-    candidates: Iterator[NodeId]
+    candidates: deque[NodeId]
     offset: int
     length: int
-    stack: AsyncExitStack
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     reader: BlobReader | None = None
     node: NodeId | None = None
     base: int = 0
@@ -61,7 +68,8 @@ class Gather:
     span: Span
     trust: float
     draw: Callable[[int], int]
-    spoilt: Spoilt
+    spoilt: Spoilt | None
+    hedges: Hedges
     attempts: list[Attempt] = field(default_factory=list)
     _streams: dict[BlobId, _Stream] = field(default_factory=dict)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -121,10 +129,9 @@ class Gather:
             start, end = steps[0].offset, steps[-1].offset + steps[-1].length
             self._streams[blob] = _Stream(
                 blob,
-                iter(self._candidates(segment, fragment)),
+                deque(self._candidates(segment, fragment)),
                 start,
                 end - start,
-                await self._stack.enter_async_context(AsyncExitStack()),
             )
         await _all_of(self._advance(stream) for stream in self._streams.values())
 
@@ -137,21 +144,33 @@ class Gather:
         """Open the stream's rest on its next candidate. Raises: ``failure`` (or the last one) when none is left."""
         await stream.stack.aclose()
         stream.reader = None
-        for node in stream.candidates:
-            try:
-                stream.reader = await stream.stack.enter_async_context(
-                    self.cluster.blobs(node).open(
-                        stream.blob, stream.offset + stream.moved, stream.length - stream.moved, self.trust
-                    )
+
+        async def ask(node: NodeId) -> Opened:
+            return await self._open_at(stream, node)
+
+        if not stream.candidates:
+            raise self._exhausted(stream.blob, failure)
+        try:
+            node, reader, stack = await self.hedges.first_answer(stream.candidates, ask, _close)
+        except DiscloudError as error:
+            raise self._exhausted(stream.blob, error) from error
+        stream.stack, stream.node, stream.reader, stream.base = stack, node, reader, stream.moved
+        self.attempts.append(Attempt(str(stream.blob), node, "serves"))
+
+    async def _open_at(self, stream: _Stream, node: NodeId) -> Opened:
+        stack = await self._stack.enter_async_context(AsyncExitStack())  # closed with all, whoever wins
+        started = self.hedges.clock()
+        try:
+            reader = await stack.enter_async_context(
+                self.cluster.blobs(node).open(
+                    stream.blob, stream.offset + stream.moved, stream.length - stream.moved, self.trust
                 )
-            except DiscloudError as error:
-                failure = error
-                await self._note(stream.blob, node, error)
-            else:
-                stream.node, stream.base = node, stream.moved
-                self.attempts.append(Attempt(str(stream.blob), node, "serves"))
-                return
-        raise self._exhausted(stream.blob, failure)
+            )
+        except DiscloudError as error:
+            await self._note(stream.blob, node, error)
+            raise
+        self._measure(node, started, brief=False)
+        return node, reader, stack
 
     async def _move(self, stream: _Stream, length: int, outlet: Outlet) -> None:
         end = stream.moved + length
@@ -170,30 +189,48 @@ class Gather:
 
     async def _fetch(self, step: Step) -> bytes:
         blob = BlobId(self.version.id, step.segment.id, step.fragment)
-        failure: DiscloudError | None = None
-        for node in self._candidates(step.segment, step.fragment):
-            try:
-                data = await self.cluster.blobs(node).fetch(blob, step.offset, step.length, self.trust)
-            except DiscloudError as error:
-                failure = error
-                await self._note(blob, node, error)
-            else:
-                if len(data) == step.length:
-                    self.attempts.append(Attempt(str(blob), node, "serves"))
-                    return data
-                failure = Corrupt(f"blob {blob} on {node} gave {len(data)} of {step.length} bytes")
-                await self._note(blob, node, failure)
-        raise self._exhausted(blob, failure)
+
+        async def ask(node: NodeId) -> tuple[NodeId, bytes]:
+            return node, await self._fetch_at(node, blob, step)
+
+        holders = deque(self._candidates(step.segment, step.fragment))
+        if not holders:
+            raise self._exhausted(blob, None)
+        try:
+            node, data = await self.hedges.first_answer(holders, ask, _nothing_to_close)
+        except DiscloudError as error:
+            raise self._exhausted(blob, error) from error
+        self.attempts.append(Attempt(str(blob), node, "serves"))
+        return data
+
+    async def _fetch_at(self, node: NodeId, blob: BlobId, step: Step) -> bytes:
+        started = self.hedges.clock()
+        try:
+            data = await self.cluster.blobs(node).fetch(blob, step.offset, step.length, self.trust)
+            if len(data) != step.length:
+                raise Corrupt(f"blob {blob} on {node} gave {len(data)} of {step.length} bytes")
+        except DiscloudError as error:
+            await self._note(blob, node, error)
+            raise
+        self._measure(node, started, brief=step.length <= BRIEF)
+        return data
+
+    def _measure(self, node: NodeId, started: float, *, brief: bool) -> None:
+        if node == self.cluster.me:
+            return
+        now, rtt = self.hedges.clock(), self.cluster.rtt
+        (rtt.answered if brief else rtt.took_at_most)(node, now - started, now)
 
     def _candidates(self, segment: Segment, fragment: int) -> tuple[NodeId, ...]:
         """Holders, nearest first. A ``mirror:all`` blob may also lie here, pulled, without being recorded."""
         holders = segment.holders[fragment]
-        me = self.cluster.me
+        me, rtt = self.cluster.me, self.cluster.rtt
         if len(holders) == 1 and holders[0] == me:
             return holders
         if segment.layout.copies == EVERYWHERE and me not in holders:
             holders = (me, *holders)
-        return nearest(holders, self.cluster.view, me, {}, self.draw)
+        rtt.refresh(self.hedges.clock())
+        return nearest(holders, self.cluster.view, me, rtt.seconds, self.draw, rtt.silent)
 
     async def _note(self, blob: BlobId, node: NodeId, error: DiscloudError) -> None:
         self.attempts.append(Attempt(str(blob), node, error.code))
@@ -202,7 +239,7 @@ class Gather:
         recorded = any(node in holders for each, holders in self.version.blobs() if each == blob)
         if recorded:
             logs.warn("holder_failed", holder=node, blob=str(blob), reason=error.code, detail=error.detail)
-            if isinstance(error, (Corrupt, NotFound)):
+            if self.spoilt is not None and isinstance(error, (Corrupt, NotFound)):
                 await self.spoilt(self.version, blob, node)
 
     def _exhausted(self, blob: BlobId, failure: DiscloudError | None) -> DiscloudError:
@@ -216,6 +253,14 @@ class Gather:
             f"no holder of blob {blob} serves it now ({tried or 'none in the view'})",
             "the nodes that hold it are down or unreachable: see discloud nodes; repeat the request",
         )
+
+
+async def _close(opened: Opened) -> None:
+    await opened[2].aclose()
+
+
+async def _nothing_to_close(_: object) -> None:
+    """Bytes in memory are just dropped."""
 
 
 async def _all_of(works: Iterable[Coroutine[Any, Any, None]]) -> None:

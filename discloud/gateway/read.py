@@ -6,6 +6,7 @@ Invariant I7: what leaves is what was written, or the client sees an error or a 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,17 +32,30 @@ from discloud.core.model import (
 )
 from discloud.core.ranges import Span
 from discloud.errors import DiscloudError, NotFound
+from discloud.gateway.breaker import Breaker
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.gather import Gather
+from discloud.gateway.heads import Freshness, Heads
+from discloud.gateway.hedge import Hedges
 from discloud.ports import Metadata
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A version that the caller may read, and its bucket."""
+    """A version that the caller may read, and its bucket. ``stale``: the object may have another head by now."""
 
     bucket: Bucket
     version: Version
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One page of a bucket's listing. ``stale``: it may lack changes."""
+
+    bucket: Bucket
+    page: Page
+    stale: bool
 
 
 PeekBlob = Callable[[BlobId, int, int], bytes | None]
@@ -61,6 +75,8 @@ class Reader:
         draw: Callable[[int], int],
         peek_blob: PeekBlob | None = None,
         window: float = 86_400.0,
+        heads: Heads | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._metadata = metadata
@@ -69,46 +85,73 @@ class Reader:
         self._draw = draw
         self._peek_blob = peek_blob
         self._window = window
+        self._heads = heads or Heads(metadata.versions, Breaker(monotonic), monotonic)
+        self._hedges = Hedges(cluster, monotonic)
 
     async def find(
-        self, account: Account | None, bucket_name: str, key: Key, version: VersionId | None = None
+        self,
+        account: Account | None,
+        bucket_name: str,
+        key: Key,
+        version: VersionId | None = None,
+        freshness: Freshness = Freshness.STRICT,
     ) -> Found:
-        """The object's head, or one version of it. Raises: NoSuchBucket, NoSuchKey, NoSuchVersion, Gone, Forbidden, Unavailable."""
-        bucket = await self._buckets.get(bucket_name)
+        """The object's head, as old as ``freshness`` allows, or one version of it.
+
+        Raises: NoSuchBucket, NoSuchKey, NoSuchVersion, Gone, Forbidden, Unavailable.
+        """
+        bucket = await self._buckets.read(bucket_name)
         may_read(account, bucket)
-        if version is None and (head := self._metadata.versions.peek(bucket.id, key)):
+        if version is not None:
+            return Found(bucket, await self._heads.version(bucket.id, key, version))
+        if head := self._metadata.versions.peek(bucket.id, key):
             return Found(bucket, head)
-        return Found(bucket, await self._metadata.versions.get(bucket.id, key, version))
+        return Found(bucket, *await self._heads.read(bucket, key, freshness))
+
+    @property
+    def degraded(self) -> bool:
+        """Whether reads go on without a quorum of the metadata."""
+        return self._heads.failing
 
     def quick(self, account: Account, bucket_name: str, key: Key) -> tuple[Found, bytes] | None:
         """A small local object whole, if everything about it is known here and now; None = use ``find``."""
         bucket = self._buckets.peek(bucket_name)
         if bucket is None or self._peek_blob is None:
             return None
-        version = self._metadata.versions.peek(bucket.id, key)
-        if version is None or len(version.segments) != 1:
+        known = self._heads.peek(bucket, key)
+        if known is None or len(known[0].segments) != 1:
             return None
+        version = known[0]
         segment = version.segments[0]
-        if segment.layout.data != 1 or self._cluster.me not in segment.holders[0]:
+        layout = segment.layout
+        if layout.data != 1 or not (layout.everywhere or self._cluster.me in segment.holders[0]):
             return None
         try:
             may_read(account, bucket)
         except DiscloudError:
             return None
         data = self._peek_blob(BlobId(version.id, segment.id, 0), 0, version.size)
-        return None if data is None else (Found(bucket, version), data)
+        return None if data is None else (Found(bucket, *known), data)
 
     def gather(self, found: Found, span: Span) -> Gather:
         """The bytes of ``span``: ``async with`` it, ``open`` it, then ``move`` or ``fetch``."""
-        return Gather(self._cluster, found.version, span, self._trust(found.bucket), self._draw, self._spoilt)
+        return Gather(
+            self._cluster,
+            found.version,
+            span,
+            self._trust(found.bucket),
+            self._draw,
+            None if found.stale else self._spoilt,  # what a stale head names may have been removed rightly
+            self._hedges,
+        )
 
     async def page(
         self, account: Account | None, bucket_name: str, prefix: str, delimiter: str, after: str, limit: int
-    ) -> tuple[Bucket, Page]:
+    ) -> Listed:
         """One page of a listing. Raises: NoSuchBucket, Forbidden, Unavailable."""
-        bucket = await self._buckets.get(bucket_name)
+        bucket = await self._buckets.read(bucket_name)
         may_read(account, bucket)
-        return bucket, await self._metadata.versions.list_keys(bucket.id, prefix, delimiter, after, limit)
+        return Listed(bucket, *await self._heads.page(bucket.id, prefix, delimiter, after, limit))
 
     async def map(self, found: Found) -> dict[str, Any]:
         """Every fragment and copy as it is now, asked of the nodes themselves."""

@@ -8,6 +8,7 @@ commit is aborted, so that nothing of it is ever seen; what the abort cannot rea
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -15,7 +16,6 @@ from typing import Protocol
 
 from discloud import logs, metrics
 from discloud.cluster import Cluster
-from discloud.core.access import may_write
 from discloud.core.digests import etag_of
 from discloud.core.layout import layout_name, needed_acks, streaming_unit
 from discloud.core.model import (
@@ -38,8 +38,10 @@ from discloud.core.model import (
 from discloud.core.placement import Placement, Wish, make_wish, place
 from discloud.core.preconditions import check_write
 from discloud.errors import BadLayout, DiscloudError, NoSuchKey, OutcomeUnknown, TooLarge, Unavailable
+from discloud.gateway.breaker import HURRY, PATIENCE, Breaker
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.digest_check import DigestCheck
+from discloud.gateway.heads import Heads
 from discloud.gateway.memory import BodyMemory
 from discloud.gateway.scatter import Scatter, Scattered, Target, scatter_small
 from discloud.gateway.seals import Seals
@@ -119,6 +121,7 @@ class Writer:
         clock: Callable[[], float],
         draw: Callable[[int], int],
         new_version: Callable[[], str],
+        heads: Heads | None = None,
     ) -> None:
         self._cluster = cluster
         self._metadata = metadata
@@ -130,6 +133,8 @@ class Writer:
         self._clock = clock
         self._draw = draw
         self._new_version = new_version
+        self._heads = heads or Heads(metadata.versions, Breaker(time.monotonic), time.monotonic)
+        self._aborting: set[asyncio.Task[bool]] = set()
         self._wishes_view = cluster.view
         self._wishes: dict[tuple[object, ...], Wish] = {}
 
@@ -139,8 +144,7 @@ class Writer:
         Raises: NoSuchBucket, BucketClosed, Forbidden, TooLarge, BadLayout, UnknownNode, UnknownRegion, NodeUnavailable,
         NotEnoughNodes, NoSpace, PreconditionFailed, BadDigest, ClientGone, TooSlow, Unavailable, OutcomeUnknown.
         """
-        bucket = await self._buckets.get(wanted.bucket)
-        may_write(wanted.account, bucket)
+        bucket = await self._buckets.writable(wanted.account, wanted.bucket)
         self._check_length(body.length)
         await self._check_early(bucket.id, wanted)
         placement, needed = self._place(bucket, wanted, body.length)
@@ -169,7 +173,7 @@ class Writer:
         if wanted.only == ANY:
             return
         try:
-            head: Version | None = await self._metadata.versions.get(bucket, wanted.key)
+            head: Version | None = await self._heads.strict(bucket, wanted.key)
         except NoSuchKey:
             head = None
         check_write(wanted.only, head)
@@ -318,11 +322,12 @@ class Writer:
     async def _settle(self, draft: Version, error: DiscloudError | asyncio.CancelledError) -> Committed:
         """End a write that failed: abort it, so that it can never be seen, and raise; or find that it was committed.
 
-        An abort that fails is left to the sweeper (the lease ends by itself); then the error stays as it is.
+        An abort that fails is left to the sweeper (the lease ends by itself); then the error stays as it is. One that takes
+        long goes on without being waited for: the client has its 503 in time, and what is not settled is told as that.
         """
         versions = self._metadata.versions
         try:
-            aborted = await asyncio.shield(versions.abort(draft))
+            aborted = await self._abort(draft, PATIENCE if isinstance(error, OutcomeUnknown) else HURRY)
             if not aborted and isinstance(error, OutcomeUnknown):
                 return Committed(await versions.find(draft.bucket, draft.key, draft.id))
         except DiscloudError as failure:
@@ -334,6 +339,21 @@ class Writer:
             ) from error
         raise error
 
+    async def _abort(self, draft: Version, patience: float) -> bool:
+        abort = asyncio.create_task(self._metadata.versions.abort(draft))
+        self._aborting.add(abort)
+        abort.add_done_callback(self._abort_ended)
+        try:
+            async with asyncio.timeout(patience):
+                return await asyncio.shield(abort)
+        except TimeoutError as error:
+            raise Unavailable(f"the abort of {draft.id} did not end within {patience:g} s") from error
+
+    def _abort_ended(self, abort: asyncio.Task[bool]) -> None:
+        self._aborting.discard(abort)
+        if not abort.cancelled():
+            abort.exception()  # told by _settle where it still waited, else left to the sweeper
+
     def _repairs(self, version: Version, scattered: Scattered) -> tuple[Repair, ...]:
         now = self._clock()
         return tuple(
@@ -344,6 +364,7 @@ class Writer:
 
     def _written(self, committed: Committed, placement: Placement) -> Written:
         version = self._seals.committed(committed)
+        self._heads.learn(version)
         metrics.BYTES_IN.add(version.size)
         return Written(version, committed.replaced, placement.warnings)
 

@@ -37,13 +37,15 @@ from discloud.core.model import (
 )
 from discloud.errors import PeerDown
 from discloud.gateway.accounts import Accounts, token_digest
+from discloud.gateway.breaker import Breaker
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.change import Changer
+from discloud.gateway.heads import Heads
 from discloud.gateway.memory import BodyMemory
 from discloud.gateway.read import PeekBlob, Reader
 from discloud.gateway.seals import Seals
 from discloud.gateway.write import WritePolicy, Writer
-from discloud.ports import Blobs
+from discloud.ports import Blobs, Metadata
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
 
@@ -162,8 +164,9 @@ async def grid(
     layout: str = "mirror:3",
     kernel: bool = True,
     grace: float = 5.0,
+    between: Callable[[MemoryMetadata], Metadata] = lambda metadata: metadata,
 ) -> AsyncIterator[Grid]:
-    """A running grid with bucket ``files``."""
+    """A running grid with bucket ``files``. ``between`` gives what each gateway has of the metadata."""
     async with AsyncExitStack() as stack:
         metadata = MemoryMetadata(MESH)
         await metadata.accounts.add(Account("admin", "admin", token_digest(TOKEN.encode()), admin=True))
@@ -175,7 +178,7 @@ async def grid(
         nodes = []
         for node in known:
             nodes.append(
-                await _start(node, view, reaches, metadata, stack, max_object, layout, kernel, grace)
+                await _start(node, view, reaches, between(metadata), stack, max_object, layout, kernel, grace)
             )
         session = await stack.enter_async_context(aiohttp.ClientSession(headers=HEADERS))  # noqa: TID251
         yield Grid(nodes, metadata, session, bucket, view)
@@ -185,7 +188,7 @@ async def _start(
     node: Node,
     view: View,
     reaches: dict[NodeId, Reachable],
-    metadata: MemoryMetadata,
+    metadata: Metadata,
     stack: AsyncExitStack,
     max_object: int,
     layout: str,
@@ -201,19 +204,23 @@ async def _start(
     stack.callback(threads.close)
     seals = await stack.enter_async_context(Seals(cluster))
     draw: Callable[[int], int] = random.Random(7).randrange
-    buckets = Buckets(metadata, cluster, time.time, lambda: str(uuid.uuid4()))
+    breaker = Breaker(time.monotonic)
+    heads = Heads(metadata.versions, breaker, time.monotonic)
+    buckets = Buckets(metadata, cluster, time.time, lambda: str(uuid.uuid4()), breaker)
     policy = WritePolicy(max_object, 120, 3600, layout)
     memory = BodyMemory(64 << 20)
     surface = Surface(
         cluster=cluster,
-        reader=Reader(cluster, metadata, buckets, clock=time.time, draw=draw, peek_blob=_peek(blobs)),
+        reader=Reader(
+            cluster, metadata, buckets, clock=time.time, draw=draw, peek_blob=_peek(blobs), heads=heads
+        ),
         writer=Writer(
             cluster, metadata, buckets, seals, policy, threads, memory,
-            clock=time.time, draw=draw, new_version=lambda: str(uuid.uuid4()),
+            clock=time.time, draw=draw, new_version=lambda: str(uuid.uuid4()), heads=heads,
         ),
-        changer=Changer(metadata.versions, buckets, seals, policy.keep),
+        changer=Changer(metadata.versions, buckets, seals, policy.keep, heads),
         buckets=buckets,
-        accounts=Accounts(metadata.accounts, time.time),
+        accounts=Accounts(metadata.accounts, time.time, breaker),
         threads=threads,
         memory=memory,
         pace=Pace(grace, 16 * 1024),

@@ -142,3 +142,13 @@ def test_by_round_trip_within_a_class_and_shuffled_when_about_equal() -> None:
 @pytest.mark.parametrize("rtt", [0.0, -1.0, 1e9])
 def test_any_measurement_is_borne(rtt: float) -> None:
     assert len(order([NodeId("far"), NodeId("host")], rtt={NodeId("far"): rtt})) == 2
+
+
+def test_who_let_us_down_just_now_is_asked_after_those_who_did_not() -> None:
+    view = View(1, (ME, node("near"), node("far", "other", "z", "other"), node("down", state=NodeState.DOWN)))
+    ids = [NodeId("near"), NodeId("far"), NodeId("down")]
+    assert list(nearest(ids, view, ME.id, {}, Random(0).randrange, {NodeId("near"), NodeId("down")})) == [
+        "far",
+        "near",
+        "down",
+    ]
