@@ -21,7 +21,7 @@ from discloud.errors import Invalid
 from discloud.setting import PREFIX, Setting, option, parse
 
 TIB = 1024 * GIB
-FOREIGN = frozenset({"HOME", "CONFIG", "URL", "REQUIRE_SERVERS"})
+FOREIGN = frozenset({"HOME", "CONFIG", "URL", "CA", "REQUIRE_SERVERS"})
 """Variables behind the prefix that belong to the client and to the tests, not to a node."""
 
 
@@ -155,7 +155,7 @@ class CassandraConfig:
     password: str = option("", "Password of that user", "secret")
     password_file: Path | None = option(None, "File that holds the password")
     patience: float = option(
-        1.8, "How long a call to Cassandra may take; then it is unknown (503)", "seconds", least=0.05
+        1.8, "How long a metadata call may take, also through a root; then it is unknown (503)", "seconds", least=0.05
     )
     in_flight: int = option(256, "Calls to Cassandra under way at once; more wait", least=1, most=32768)
 
@@ -357,5 +357,7 @@ def _check_whole(config: Config) -> None:
         )
     if (config.tls.cert is None) != (config.tls.key is None):
         raise Invalid("tls.cert and tls.key belong together", "give both, or neither")
+    if config.tls.authority is not None and config.tls.cert is None:
+        raise Invalid("tls.authority is given without tls.cert and tls.key", "give all three, or none")
     if not disk.soft <= disk.full:
         raise Invalid(f"disk.soft = {disk.soft} is above disk.full = {disk.full}", "accepted: soft <= full")

@@ -8,25 +8,30 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from discloud import __version__, logs
 from discloud.adapters.identity import Identity, read_or_make_secret, read_secret
 from discloud.adapters.sqlite import SqliteMetadata
+from discloud.adapters.sqlite.moved import refuse_moved
 from discloud.config import Config
 from discloud.core.model import Account, Node, Role
 from discloud.errors import Conflict, Invalid, Unavailable
 from discloud.gateway.accounts import token_digest
-from discloud.peer.links import Links
-from discloud.peer.metadata import PeerMetadata
 from discloud.ports import Metadata
+from discloud.transfer.tls import Certificates, Files
 
+T = TypeVar("T")
 SECRET = "secret"  # noqa: S105 - the file's name
 TOKEN = "token"  # noqa: S105 - the file's name
 
 
 async def open_database(path: Path, identity: Identity) -> SqliteMetadata:
-    """The names of the mesh. Raises: Conflict when the folder belongs to a mesh whose database is not here."""
+    """The names of the mesh. Raises: Conflict when the folder belongs to a mesh whose database is not here, or moved away."""
+    refuse_moved(path)
     if identity.cluster and not path.exists():
         raise Conflict(
             f"this folder belongs to mesh {identity.cluster}, but {path} is missing",
@@ -43,29 +48,92 @@ async def open_database(path: Path, identity: Identity) -> SqliteMetadata:
     return metadata
 
 
-async def wait_for_root(config: Config, links: Links) -> PeerMetadata:
-    """The metadata of a root, waited for as long as none answers; a refusal is final."""
-    if not config.node.roots:
-        raise Invalid("an ordinary node needs --roots", "give the peer address of a root: --roots HOST:7072")
+async def patiently(waits_for: str, pause: float, call: Callable[[], Awaitable[T]]) -> T:
+    """What ``call`` gives, tried each ``pause`` seconds while it is Unavailable (said once); a refusal is final."""
     said = False
     while True:
         try:
-            return await PeerMetadata.connect(links, config.node.roots)
+            return await call()
         except Unavailable as error:
             if not said:
-                logs.warn("waiting_for_root", roots=list(config.node.roots), reason=error.detail)
+                logs.warn(f"waiting_for_{waits_for}", reason=error.detail)
                 said = True
-            await asyncio.sleep(config.periods.heartbeat)
+            await asyncio.sleep(pause)
 
 
-def refuse_second_root(config: Config) -> None:
-    """One root keeps the names in its SQLite; a second would start a mesh of its own. Raises: Invalid."""
-    if config.node.role is Role.ROOT and config.node.roots:
-        raise Invalid(
-            f"a root was told to join {', '.join(config.node.roots)}: two roots need Cassandra, "
-            "which this version does not have",
-            "start it with --role=ordinary, or without --roots for a mesh of its own",
+async def open_cassandra(config: Config, identity: Identity) -> Metadata:
+    """The names of a mesh with several roots, waited for while Cassandra does not answer; a refusal is final.
+
+    Raises: Conflict when the folder belongs to another mesh than the keyspace, or when a new root of a mesh that exists
+    was not given its secret.
+    """
+    # The driver takes a moment to load: only who needs it pays.
+    from discloud.adapters.cassandra.driver import Settings
+    from discloud.adapters.cassandra.metadata import CassandraMetadata
+
+    given = config.cassandra
+    settings = Settings(
+        hosts=given.hosts,
+        keyspace=given.keyspace,
+        replication=given.replication,
+        datacenter=given.datacenter,
+        username=given.username,
+        password=given.password,
+        patience=given.patience,
+        in_flight=given.in_flight,
+    )
+    connect = partial(CassandraMetadata.open, settings)
+    metadata: Metadata = await patiently("cassandra", config.periods.heartbeat, connect)
+    try:
+        check = partial(_check_mesh, config, identity, metadata)
+        await patiently("cassandra", config.periods.heartbeat, check)
+    except BaseException:
+        await metadata.close()
+        raise
+    return metadata
+
+
+async def _check_mesh(config: Config, identity: Identity, metadata: Metadata) -> None:
+    keyspace = config.cassandra.keyspace
+    if identity.cluster not in ("", metadata.cluster):
+        raise Conflict(
+            f"keyspace {keyspace} is of mesh {metadata.cluster}, this folder belongs to {identity.cluster}",
+            "name the keyspace of this folder's mesh: cassandra.keyspace",
         )
+    node = config.node
+    if (
+        not identity.cluster
+        and not (node.secret or (node.data / SECRET).exists())
+        and await metadata.nodes.all()
+    ):
+        raise Conflict(
+            f"keyspace {keyspace} belongs to a mesh that exists already ({metadata.cluster})",
+            "give this root the secret of that mesh: --secret-file FILE",
+        )
+
+
+def check_roles(config: Config) -> None:
+    """One root keeps the names in its SQLite; several need Cassandra. Raises: Invalid."""
+    if config.node.role is not Role.ROOT or config.cassandra.hosts:
+        return
+    if config.node.roots:
+        raise Invalid(
+            f"a root was told to join {', '.join(config.node.roots)}: two roots need Cassandra",
+            "give all of them --cassandra HOSTS, or start this one with --role=ordinary",
+        )
+    if config.redis.url:
+        raise Invalid(
+            "a root that keeps its names in SQLite is alone: it has nobody to meet at Redis",
+            "add --cassandra HOSTS for a mesh of several roots, or leave --redis out",
+        )
+
+
+def own_certificates(config: Config) -> Certificates | None:
+    """What this node shows over TLS; None = everything in the clear. Raises: Invalid, naming the file that is wrong."""
+    tls = config.tls
+    if tls.cert is None or tls.key is None:
+        return None
+    return Certificates(Files(tls.cert, tls.key, tls.authority))
 
 
 def own_node(config: Config, identity: Identity) -> Node:
@@ -77,7 +145,7 @@ def own_node(config: Config, identity: Identity) -> Node:
     name = host if ":" not in host else f"[{host}]"
     return Node(
         id=identity.node,
-        name=node.name or socket.gethostname(),
+        name=own_name(config),
         role=node.role,
         api=f"{name}:{node.port}",
         peer=f"{name}:{node.peers_at}",
@@ -90,14 +158,25 @@ def own_node(config: Config, identity: Identity) -> Node:
 
 
 async def ensure_admin(config: Config, metadata: Metadata) -> None:
-    """A root makes the admin's token on its first start (or takes the configured one) and records its digest."""
+    """The first root makes the admin's token (or takes the configured one) and records its digest.
+
+    A further root of a mesh that exists makes none: the mesh has its admin's token.
+    """
     if config.node.role is not Role.ROOT:
         return
-    token = config.node.token
+    token, path = config.node.token, config.node.token_file or config.node.data / TOKEN
     if not token:
-        token = read_or_make_secret(config.node.token_file or config.node.data / TOKEN)
+        others = any(each.name != own_name(config) for each in await metadata.nodes.all())
+        if others and not path.exists():
+            return
+        token = read_or_make_secret(path)
     account = Account("admin", "admin", token_digest(token.encode()), admin=True, created=time.time())
     await metadata.accounts.add(account)
+
+
+def own_name(config: Config) -> str:
+    """The node's name: configured, or its host's."""
+    return config.node.name or socket.gethostname()
 
 
 def cluster_secret(config: Config, identity: Identity) -> str:

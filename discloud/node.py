@@ -13,10 +13,10 @@ import secrets
 import signal
 import socket
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from discloud import __version__, logs, metrics
 from discloud.adapters.disk import DiskBlobs, DiskSettings
@@ -25,7 +25,6 @@ from discloud.adapters.identity import (
     load_identity,
     save_identity,
 )
-from discloud.adapters.memory_membership import MemoryMembership
 from discloud.api.app import App
 from discloud.api.call import Surface
 from discloud.api.server import Listening, serve
@@ -33,31 +32,28 @@ from discloud.api.shortcut import PlainGet
 from discloud.api.table import native_router
 from discloud.cluster import Cluster
 from discloud.config import Config
-from discloud.core.liveness import Thresholds
 from discloud.core.model import Node, NodeId, NodeState, Role
 from discloud.core.version_ids import RANDOM_BITS, version_id
 from discloud.errors import Unavailable
-from discloud.gateway.accounts import Accounts
-from discloud.gateway.buckets import Buckets
-from discloud.gateway.change import Changer
-from discloud.gateway.memory import BodyMemory
-from discloud.gateway.read import Reader
-from discloud.gateway.seals import Seals
-from discloud.gateway.write import WritePolicy, Writer
 from discloud.joining import (
     check_ports,
+    check_roles,
     cluster_secret,
     ensure_admin,
+    open_cassandra,
     open_database,
+    own_certificates,
     own_node,
-    refuse_second_root,
-    wait_for_root,
+    patiently,
 )
+from discloud.meeting import RootMeeting
 from discloud.peer.blobs import PeerBlobs
 from discloud.peer.handshake import ClusterSecret
 from discloud.peer.handshake import Identity as PeerIdentity
+from discloud.peer.known_roots import KnownRoots
 from discloud.peer.links import Links
 from discloud.peer.membership import PeerMembership
+from discloud.peer.metadata import PeerMetadata
 from discloud.peer.server import PeerServer
 from discloud.ports import CLAIM, Membership, Metadata
 from discloud.services.claim import Claim
@@ -70,20 +66,22 @@ from discloud.services.loop import Periodic, ServiceLoop
 from discloud.services.pull import Pull
 from discloud.services.repair import Repairs
 from discloud.services.sweep import Sweep
+from discloud.surface import surface_of
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
+from discloud.transfer.tls import RELOAD, Certificates
 
 DATABASE = "metadata.db"
 _random = random.Random(secrets.randbits(256))  # noqa: S311 - ids must be unlike, not secret; a system call each would cost more than they do
 draw = _random.randrange
 
 
+TO_ROOT = 0.2
+"""Seconds that a root's answer may be on its way."""
 GOODBYE = 2.0
 """Seconds that leaving may take."""
 GC_AGAIN = 20
 """Rounds of gc until it comes back to a version whose holder did not answer."""
-STALE = 10.0
-"""Seconds without an answer from a root after which a node is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,53 +127,79 @@ async def started(config: Config) -> AsyncIterator[Running]:
 
 async def _compose(config: Config, stack: AsyncExitStack) -> Running:
     folder = config.node.data
-    refuse_second_root(config)
+    check_roles(config)
     _raise_open_files()
     identity = load_identity(folder)
+    certificates = own_certificates(config)
+    between_nodes = certificates if certificates and certificates.between_nodes else None
     check_ports(config)
     local = await _start_disk(config, stack)
+    kept_here = await _own_metadata(config, identity, stack)
     secret = ClusterSecret.parse(cluster_secret(config, identity))
     me = PeerIdentity(secret, identity.node, identity.cluster)
-    links = Links(me)
+    links = Links(me, certificates=between_nodes)
+    between_roots = links.alone()
     stack.push_async_callback(links.close)
-    metadata, membership = await _start_metadata(config, identity, links, stack)
+    stack.push_async_callback(between_roots.close)
+    roots = _known_roots(config)
+    metadata = kept_here or await _remote_metadata(config, links, roots, stack)
     identity = replace(identity, cluster=metadata.cluster, starts=identity.starts + 1)
     save_identity(folder, identity)
     me.cluster = metadata.cluster
 
     own = own_node(config, identity)
+    meeting = RootMeeting(config, metadata.cluster, own, secret) if roots is None else None
+    membership = await _membership(meeting, links, roots, stack)
     claim = Claim(metadata.nodes, own, secrets.token_hex(16), folder, time.time)
-    await claim.take()
+    await patiently("metadata", config.periods.heartbeat, claim.take)
     stack.push_async_callback(claim.give_up)
-    stack.push_async_callback(_leave, membership, own.id)
+    stack.push_async_callback(_leave, membership, own.id, meeting)
 
     pace = Pace(config.limits.grace, config.limits.min_rate)
     cluster = Cluster(own, metadata.cluster, local, lambda node: PeerBlobs(links, node.peer, pace, node.id))
     gateway_threads = _threads("gateway", config.transfer.threads * 2, stack)
     holder_threads = _threads("holder", config.transfer.threads, stack)
-    root = config.node.role is Role.ROOT
-    peers = PeerServer(
-        me, local, holder_threads, pace, metadata if root else None, membership if root else None
-    )
+    services = await meeting.begin(cluster, metadata, between_roots, draw) if meeting else []
+    heard = meeting.membership if meeting else None
+    served = metadata if meeting else None
+    peers = PeerServer(me, local, holder_threads, pace, served, heard, heard, certificates=between_nodes)
     await peers.start(config.node.listen, config.node.peers_at)
     stack.push_async_callback(peers.close)
 
     heartbeat = Heartbeat(cluster, membership, _describer(own), time.time)
     await heartbeat.run_once()
-    surface = await _surface(config, cluster, metadata, local, gateway_threads, pace, heartbeat, stack)
-    await ensure_admin(config, metadata)
-    lead = Lead(metadata.leases, own.id, config.periods.leader, time.monotonic)
-    if root:
-        await lead.run_once()
-        stack.push_async_callback(lead.give_up)
-    await stack.enter_async_context(
-        _services(config, cluster, metadata, local, heartbeat, claim, lead, gateway_threads, holder_threads)
+    surface = await surface_of(
+        config, cluster, metadata, local, gateway_threads, pace, heartbeat, stack, draw, new_version
     )
-    short_cut = PlainGet(surface) if config.transfer.fast else None
-    app = App(surface, native_router())
-    port = await stack.enter_async_context(serve(app, short_cut, _listening(config)))
+    await patiently("metadata", config.periods.heartbeat, partial(ensure_admin, config, metadata))
+    lead = await _lead(config, metadata, own.id, stack)
+    services += _services(
+        config, cluster, metadata, local, heartbeat, claim, lead, gateway_threads, holder_threads
+    )
+    if certificates:
+        services.append(Periodic("certificates", certificates, RELOAD))
+    await stack.enter_async_context(ServiceLoop(services, time.monotonic, draw))
+    port = await _serve_clients(config, surface, certificates, stack)
     _show_gauges(cluster)
     return Running(own.name, f"{config.node.listen}:{port}", own.peer, cluster)
+
+
+async def _lead(config: Config, metadata: Metadata, me: NodeId, stack: AsyncExitStack) -> Lead:
+    """This node's part in the election; an ordinary node has none and never leads."""
+    lead = Lead(metadata.leases, me, config.periods.leader, time.monotonic)
+    if config.node.role is Role.ROOT:
+        await patiently("metadata", config.periods.heartbeat, lead.run_once)
+        stack.push_async_callback(lead.give_up)
+    return lead
+
+
+async def _serve_clients(
+    config: Config, surface: Surface, certificates: Certificates | None, stack: AsyncExitStack
+) -> int:
+    """Listen for clients; gives the port."""
+    short_cut = PlainGet(surface) if config.transfer.fast else None
+    app = App(surface, native_router())
+    return await stack.enter_async_context(serve(app, short_cut, _listening(config, certificates)))
 
 
 def _raise_open_files() -> None:
@@ -204,19 +228,47 @@ async def _start_disk(config: Config, stack: AsyncExitStack) -> DiskBlobs:
     return local
 
 
-async def _start_metadata(
-    config: Config, identity: Identity, links: Links, stack: AsyncExitStack
-) -> tuple[Metadata, Membership]:
-    """The port matrix of DESIGN section 5: a root owns SQLite and hears heartbeats, an ordinary node asks a root."""
-    if config.node.role is Role.ROOT:
+async def _own_metadata(config: Config, identity: Identity, stack: AsyncExitStack) -> Metadata | None:
+    """The metadata where this node reaches them itself: Cassandra where it is configured, else a root's SQLite."""
+    if config.cassandra.hosts:
+        metadata = await open_cassandra(config, identity)
+    elif config.node.role is Role.ROOT:
         metadata = await open_database(config.node.data / DATABASE, identity)
-        stack.push_async_callback(metadata.close)
-        periods = config.periods
-        thresholds = Thresholds(periods.suspect, periods.down, periods.lost)
-        return metadata, MemoryMembership(time.monotonic, thresholds)
-    remote = await wait_for_root(config, links)
-    stack.push_async_callback(remote.close)
-    return remote, PeerMembership(links, config.node.roots)
+    else:
+        return None
+    stack.push_async_callback(metadata.close)
+    return metadata
+
+
+def _known_roots(config: Config) -> KnownRoots | None:
+    """The roots that an ordinary node asks; None for a root."""
+    if config.node.role is Role.ROOT:
+        return None
+    return KnownRoots(config.node.roots, time.monotonic, draw, config.node.region)
+
+
+async def _remote_metadata(
+    config: Config, links: Links, roots: KnownRoots | None, stack: AsyncExitStack
+) -> Metadata:
+    """The metadata behind the roots, waited for until one answers."""
+    assert roots is not None, "a root has metadata of its own"
+    connect = partial(PeerMetadata.connect, links, roots, config.cassandra.patience + TO_ROOT)
+    metadata = await patiently("root", config.periods.heartbeat, connect)
+    stack.push_async_callback(metadata.close)
+    return metadata
+
+
+async def _membership(
+    meeting: RootMeeting | None, links: Links, roots: KnownRoots | None, stack: AsyncExitStack
+) -> Membership:
+    """A root judges by itself; an ordinary node asks the roots."""
+    if meeting is not None:
+        stack.push_async_callback(meeting.close)
+        return meeting.membership
+    assert roots is not None, "a node without a meeting of its own asks roots"
+    membership = PeerMembership(links, roots)
+    stack.push_async_callback(membership.close)
+    return membership
 
 
 def _describer(own: Node) -> Callable[[], Awaitable[Node]]:
@@ -226,77 +278,13 @@ def _describer(own: Node) -> Callable[[], Awaitable[Node]]:
     return describe
 
 
-async def _leave(membership: Membership, node: NodeId) -> None:
+async def _leave(membership: Membership, node: NodeId, meeting: RootMeeting | None) -> None:
     """Say goodbye, so that nobody waits for this node; a root that is gone cannot be told."""
     with suppress(Unavailable, TimeoutError):
         async with asyncio.timeout(GOODBYE):
             await membership.leave(node)
-
-
-async def _surface(
-    config: Config,
-    cluster: Cluster,
-    metadata: Metadata,
-    local: DiskBlobs,
-    threads: Threads,
-    pace: Pace,
-    heartbeat: Heartbeat,
-    stack: AsyncExitStack,
-) -> Surface:
-    """The gateway, and everything a surface needs of it."""
-    seals = await stack.enter_async_context(Seals(cluster))
-    buckets = Buckets(metadata, cluster, time.time, lambda: str(uuid.uuid4()))
-    policy = WritePolicy(
-        max_object=config.limits.max_object,
-        lease=config.periods.lease,
-        keep=config.periods.gc_delay,
-        layout=config.layout,
-        soft=config.disk.soft,
-        full=config.disk.full,
-    )
-    memory = BodyMemory(config.limits.body_memory)
-    writer = Writer(
-        cluster,
-        metadata,
-        buckets,
-        seals,
-        policy,
-        threads,
-        memory,
-        clock=time.time,
-        draw=draw,
-        new_version=new_version,
-    )
-    reader = Reader(cluster, metadata, buckets, clock=time.time, draw=draw, peek_blob=local.peek_small)
-    return Surface(
-        cluster=cluster,
-        reader=reader,
-        writer=writer,
-        changer=Changer(metadata.versions, buckets, seals, policy.keep),
-        buckets=buckets,
-        accounts=Accounts(metadata.accounts, time.time),
-        threads=threads,
-        memory=memory,
-        pace=pace,
-        max_object=config.limits.max_object,
-        max_list=config.limits.list,
-        default_layout=config.layout,
-        kernel=config.transfer.kernel,
-        ready=lambda: _reasons(cluster, heartbeat),
-        clock=time.time,
-        new_id=lambda: str(uuid.uuid4()),
-    )
-
-
-def _reasons(cluster: Cluster, heartbeat: Heartbeat) -> list[str]:
-    """Why this node is not ready, empty when it is."""
-    reasons = []
-    heard = heartbeat.last_success
-    if heard is None or time.time() - heard > STALE:
-        reasons.append("no root answers")
-    if cluster.own.read_only:
-        reasons.append("the disk is read-only")
-    return reasons
+            if meeting is not None:
+                await meeting.tell()
 
 
 def _services(
@@ -309,7 +297,7 @@ def _services(
     lead: Lead,
     gateway_threads: Threads,
     holder_threads: Threads,
-) -> ServiceLoop:
+) -> list[Periodic]:
     """What runs where: every node beats, sweeps its own disk and pulls; the leading root also ends drafts, collects and repairs."""
     periods = config.periods
     cursor = CursorFile(config.node.data / "pull.cursor", holder_threads)
@@ -320,7 +308,7 @@ def _services(
         Periodic(
             "sweep", Sweep(cluster, metadata, time.time, periods.orphan, leads=lead.leads), periods.sweep
         ),
-        Periodic("pull", Pull(cluster, metadata, cursor, holder_threads, draw), periods.pull),
+        Periodic("pull", Pull(cluster, metadata, cursor, holder_threads, draw, time.time), periods.pull),
     ]
     if config.node.role is Role.ROOT:
         collect = Collect(cluster, metadata, time.time, GC_AGAIN * periods.gc)
@@ -330,7 +318,7 @@ def _services(
             Periodic("gc", collect, periods.gc, lead.leads),
             Periodic("repair", repairs, periods.repair, lead.leads),
         ]
-    return ServiceLoop(services, time.monotonic, draw)
+    return services
 
 
 def _threads(name: str, count: int, stack: AsyncExitStack) -> Threads:
@@ -339,10 +327,15 @@ def _threads(name: str, count: int, stack: AsyncExitStack) -> Threads:
     return threads
 
 
-def _listening(config: Config) -> Listening:
+def _listening(config: Config, certificates: Certificates | None) -> Listening:
     limits = config.limits
     return Listening(
-        config.node.listen, config.node.port, limits.connections, limits.idle, limits.header_timeout
+        config.node.listen,
+        config.node.port,
+        limits.connections,
+        limits.idle,
+        limits.header_timeout,
+        certificates.api if certificates else None,
     )
 
 
