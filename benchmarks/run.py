@@ -1,6 +1,6 @@
 """``make bench``: the figures of docs/performance.md, taken in interleaved rounds beside nginx and dd.
 
-    python -m benchmarks.run [--rounds 5] [--only large,put,small,memory,scale] [--folder DIR]
+    python -m benchmarks.run [--rounds 5] [--only large,put,small,memory,scale,cluster] [--folder DIR]
 
 Ratios are what counts; absolute figures are this machine's.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.cluster import cluster
+from benchmarks.load import PUT_SCRIPT, wrk
 from benchmarks.measure import (
     GIB,
     HOST,
@@ -135,45 +136,6 @@ def wait_empty(running: BenchMesh) -> None:
         time.sleep(0.2)
 
 
-PUT_SCRIPT = """
-local body = string.rep("x", 4096)
-local number = 0
-local thread_id = 0
-function init(args) math.randomseed(os.time()) thread_id = math.random(1, 1000000000) end
-function request()
-  number = number + 1
-  return wrk.format("PUT", "/v1/files/files/small/" .. thread_id .. "/" .. number .. "?copies=1&nodes=self", wrk.headers, body)
-end
-"""
-COUNT_SCRIPT = """
-function done(summary, latency, requests)
-  local e = summary.errors
-  print(string.format("ERRORS %d", e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
-
-
-def wrk(url: str, token: str, connections: int, seconds: int, pin: str, script: str = "") -> float:
-    """Requests per second by wrk; every failed request is an error of the benchmark."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
-        lua.write(script + COUNT_SCRIPT)
-        lua.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", lua.name]
-        if token:
-            command += ["-H", f"Authorization: Bearer {token}"]
-        output = subprocess.run(
-            [*(["taskset", "-c", pin] if pin else []), *command, url],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    errors = re.search(r"ERRORS (\d+)", output)
-    assert errors and errors[1] == "0", output
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    assert rate, output
-    return float(rate[1])
-
-
 def small(folder: Path, rounds: int, seconds: int = 5) -> None:
     """4 KiB: durable PUT by name, GET by name with the server on one core, and through a node that holds nothing."""
     with nginx(folder / "nginx", pin="0") as web, mesh(folder / "mesh", 2, pin="0") as running:
@@ -184,7 +146,7 @@ def small(folder: Path, rounds: int, seconds: int = 5) -> None:
         def get(port: int, path: str, pids: list[int]) -> Callable[[], tuple[float, float]]:
             def once() -> tuple[float, float]:
                 before = cpu_seconds(pids)
-                rate = wrk(f"http://{HOST}:{port}{path}", running.token, 16, seconds, "1")
+                rate = wrk(f"http://{HOST}:{port}{path}", running.token, 16, seconds, "1").rate
                 return rate, (cpu_seconds(pids) - before) / (rate * seconds) * 1000
 
             return once
@@ -207,7 +169,8 @@ def small(folder: Path, rounds: int, seconds: int = 5) -> None:
 
         def store() -> tuple[float, float]:
             before = cpu_seconds([pid])
-            rate = wrk(f"http://{HOST}:{running.nodes[0].port}/", running.token, 32, seconds, "", PUT_SCRIPT)
+            url = f"http://{HOST}:{running.nodes[0].port}/"
+            rate = wrk(url, running.token, 32, seconds, "", PUT_SCRIPT).rate
             return rate, (cpu_seconds([pid]) - before) / (rate * seconds) * 1000
 
         puts = Series("durable PUT 4 KiB by name, 32 connections", "req/s")
@@ -234,7 +197,14 @@ def scale(folder: Path, _rounds: int) -> None:
     listing(folder)
 
 
-CASES = {"large": large, "put": put, "small": small, "memory": memory, "scale": scale}
+CASES = {
+    "large": large,
+    "put": put,
+    "small": small,
+    "memory": memory,
+    "scale": scale,
+    "cluster": cluster,
+}
 
 
 def main() -> None:

@@ -66,9 +66,14 @@ class BenchMesh:
 
 @contextmanager
 def mesh(
-    folder: Path, count: int, pin: str = "", environ: dict[str, str] | None = None, first: int = FIRST_PORT
+    folder: Path,
+    count: int,
+    pin: str = "",
+    environ: dict[str, str] | None = None,
+    first: int = FIRST_PORT,
+    roots: int = 1,
 ) -> Iterator[BenchMesh]:
-    """``count`` nodes with bucket ``files``; ``pin`` is a CPU list for taskset."""
+    """``count`` nodes with bucket ``files``, the first ``roots`` of them roots; ``pin`` is a CPU list for taskset."""
     folder.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(24)
     (folder / "token").write_text(token)
@@ -77,7 +82,8 @@ def mesh(
     nodes: list[BenchNode] = []
     try:
         for number in range(count):
-            nodes.append(_start(folder, number, pin, environ or {}, first))
+            role = "root" if number < roots else "ordinary"
+            nodes.append(_start(folder, number, role, pin, environ or {}, first))
         running = BenchMesh(nodes, token)
         _wait_ready(running)
         try:
@@ -97,15 +103,15 @@ def mesh(
                 node.process.wait()
 
 
-def _start(folder: Path, number: int, pin: str, environ: dict[str, str], first: int) -> BenchNode:
+def _start(folder: Path, number: int, role: str, pin: str, environ: dict[str, str], first: int) -> BenchNode:
     name, port = f"node{number + 1}", first + 10 * number
-    command = [sys.executable, "-m", "discloud.cli.main", "node", "--role", "ordinary" if number else "root",
+    command = [sys.executable, "-m", "discloud.cli.main", "node", "--role", role,
                "--name", name, "--data", str(folder / name), "--port", str(port)]  # fmt: skip
     own = {
         **ENVIRON,
         "DISCLOUD_SECRET_FILE": str(folder / "secret"),
         "DISCLOUD_TOKEN_FILE": str(folder / "token"),
-        **({"DISCLOUD_ROOTS": f"{HOST}:{first + 2}"} if number else {}),
+        **({"DISCLOUD_ROOTS": f"{HOST}:{first + 2}"} if role == "ordinary" else {}),
         **environ,
     }
     log = (folder / f"{name}.log").open("ab")

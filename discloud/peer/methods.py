@@ -14,14 +14,19 @@ from dataclasses import fields, make_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from types import GenericAlias
-from typing import Any
+from typing import Any, cast
+
+import msgpack
 
 from discloud.core.model import Node, View
 from discloud.core.records import from_record, to_record
 from discloud.errors import Invalid, Unavailable
+from discloud.peer.wire import Packed, pack_any
 from discloud.ports import Accounts, Blobs, Buckets, Gossip, Leases, Membership, Nodes, Queues, Versions
 
 _NODES = [each.name for each in fields(View)].index("nodes")
+_OUTDATED = 4
+"""Nodes whose bytes are kept, as a multiple of those of a view, before they are made anew."""
 PORTS: dict[str, type] = {
     "blobs": Blobs,
     "versions": Versions,
@@ -83,25 +88,33 @@ class Method:
 
 
 class _Views(Method):
-    """A call that answers with views. From one to the next nearly all nodes are the same objects: their records are kept.
+    """A call that answers with views. From one to the next nearly all nodes are the same objects: their bytes are kept.
 
-    A root answers every node's heartbeat with all nodes, so that making their records was most of its work.
+    A root answers every node's heartbeat with all nodes, so that packing them was most of its work.
     """
 
     def __init__(self, name: str, call: Callable[..., Any]) -> None:
         super().__init__(name, call)
-        self._kept: dict[int, tuple[Node, list[Any]]] = {}
+        self._packer = msgpack.Packer()
+        self._kept: dict[int, bytes] = {}
+        self._nodes: list[Node] = []  # those of ``_kept``: while they are here, nothing else has their ids
 
-    def pack_result(self, value: object) -> Any:
-        """As Method."""
+    def pack_result(self, value: object) -> Packed:
+        """As Method, in msgpack already."""
         assert isinstance(value, View)
-        kept, self._kept = self._kept, {}
-        for node in value.nodes:
-            known = kept.get(id(node))
-            self._kept[id(node)] = known if known and known[0] is node else (node, to_record(node))
+        if len(self._nodes) > _OUTDATED * (len(value.nodes) + 1):
+            self._kept, self._nodes = {}, []
+        ids = list(map(id, value.nodes))
+        nodes = list(map(self._kept.get, ids))
+        while None in nodes:
+            at = nodes.index(None)
+            nodes[at] = self._kept[ids[at]] = pack_any(to_record(value.nodes[at]))
+            self._nodes.append(value.nodes[at])
         record: list[Any] = super().pack_result(replace(value, nodes=()))
-        record[_NODES] = [each for _, each in self._kept.values()]
-        return record
+        parts = [self._packer.pack_array_header(len(record)), *map(self._packer.pack, record)]
+        parts[_NODES + 1] = self._packer.pack_array_header(len(nodes))
+        parts[_NODES + 2 : _NODES + 2] = cast("list[bytes]", nodes)
+        return Packed(b"".join(parts))
 
 
 @cache

@@ -45,18 +45,22 @@ _TEXT = "surrogatepass"  # text that is no UTF-8 crosses as it is: to refuse it 
 Message = list[Any]
 
 
+class Packed(bytes):
+    """A value in msgpack already, as ``pack_any`` makes it: the last item of a message crosses as it is."""
+
+
 class Outgoing:
     """Seals the messages of one direction. A message over FRAME_LIMIT is refused before anything is sent."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._sequence = 0
-        self._pack = msgpack.Packer(unicode_errors=_TEXT).pack
+        self._packer = msgpack.Packer(unicode_errors=_TEXT)
 
     def frame(self, message: Sequence[object]) -> bytes:
         """The next frame. Raises: TooLarge, Invalid (a value that cannot be carried, such as an integer over 64 bits)."""
         try:
-            body = self._pack(message)
+            body = self._body(message)
         except (ValueError, TypeError, OverflowError) as error:
             raise Invalid(f"a message cannot be sent: {error}") from error
         if len(body) > FRAME_LIMIT:
@@ -66,6 +70,13 @@ class Outgoing:
         numbers = _NUMBERS.pack(len(body), self._sequence)
         self._sequence += 1
         return b"".join((numbers, _seal(self._key, body, numbers), body))
+
+    def _body(self, message: Sequence[object]) -> bytes:
+        if not isinstance(message[-1], Packed):
+            whole: bytes = self._packer.pack(message)
+            return whole
+        first = map(self._packer.pack, message[:-1])
+        return b"".join((self._packer.pack_array_header(len(message)), *first, message[-1]))
 
 
 class Incoming:

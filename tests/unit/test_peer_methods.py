@@ -1,6 +1,7 @@
 """Calls derived from the ports: every method of a port is carried, defaults fill what an older node does not send."""
 
 import inspect
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -12,17 +13,22 @@ from discloud.core.model import (
     ChangeKind,
     Committed,
     Key,
+    Node,
     NodeId,
+    NodeState,
     Precondition,
     Repair,
+    Role,
     SegmentId,
     State,
     Stored,
     Version,
     VersionId,
+    View,
 )
 from discloud.errors import Invalid, Unavailable
 from discloud.peer.methods import PORTS, Method, methods_of
+from discloud.peer.wire import ANSWER, Incoming, Outgoing
 
 BLOB = BlobId(VersionId("v"), SegmentId(2**64 - 1), 3)
 VERSION = Version(BucketId("b"), Key("k"), VersionId("v"), State.DRAFT, 5, ())
@@ -55,6 +61,19 @@ def test_arguments_and_results_come_back_as_their_types() -> None:
     assert commit.unpack_result(crossed([commit.pack_result(done)])[0]) == done
     begin = methods_of("versions")["begin"]
     assert begin.unpack_result(crossed([begin.pack_result(None)])[0]) is None
+
+
+def test_views_cross_as_they_are_while_their_nodes_change() -> None:
+    announce = methods_of("membership")["announce"]
+    outgoing, incoming = Outgoing(bytes(32)), Incoming(bytes(32))
+    nodes = [
+        Node(NodeId(f"n{number}"), f"name\udfff{number}", Role.ROOT, "a", "p", "h") for number in range(20)
+    ]
+    for beat in range(300):
+        nodes[beat % len(nodes)] = replace(nodes[beat % len(nodes)], beat=beat, state=NodeState.SUSPECT)
+        view = View(beat, tuple(nodes[: 20 if beat % 3 else beat % 7]), 0.5 + beat)
+        ((_, _, value),) = incoming.feed(outgoing.frame([ANSWER, beat, announce.pack_result(view)]))
+        assert announce.unpack_result(value) == view
 
 
 def test_sequences_of_records_and_pages_cross() -> None:
