@@ -8,12 +8,15 @@ ARGS ?=
 USE ?=
 INTEGRATION := tests/cluster/$(if $(USE),test_use_$(subst -,_,$(USE)),test_mesh_files).py
 
-.PHONY: run test check integration-test cluster bench servers lock
+.PHONY: run test alone check integration-test cluster bench servers lock
 run: $(VENV)/.run  ## a mesh of three containers on this machine: make run ARGS="--nodes 6"
 	@exec $(BIN)/discloud up $(ARGS)
 
-test: $(VENV)/.dev  ## everything but the full-size runs; starts Redis and Cassandra where it can
-	$(BIN)/pytest -q -n 2 --dist loadfile $(ARGS)
+test: $(VENV)/.dev  ## everything but the full-size runs and `make alone`; starts Redis and Cassandra where it can
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not alone" $(ARGS)
+
+alone: $(VENV)/.dev  ## the uses, and the faults of a whole cluster, one after the other
+	$(BIN)/pytest -q -m alone $(ARGS)
 
 check: $(VENV)/.dev  ## style, types and the direction of imports
 	$(BIN)/ruff format --check -q .

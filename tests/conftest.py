@@ -71,7 +71,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
-        item.config.stash[LEFT_OUT]["what was deselected"] += 1
+        alone = item.get_closest_marker("alone") is not None
+        what = "what needs the machine for itself (make alone)" if alone else "what was deselected"
+        item.config.stash[LEFT_OUT][what] += 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
