@@ -17,8 +17,8 @@ from discloud.ports import Blobs
 
 EVEN = 0.01
 """Share of the capacity by which fills may differ and still count as even."""
-REMEMBERED = 10
-"""Views for which a gateway remembers what it sent."""
+REMEMBERED = 300
+"""Views for which a gateway remembers what it sent: the longer, the less the rests of each stretch add up."""
 CLOCK = 5.0
 """Seconds by which a node's clock may differ from the mesh's time; beyond them it takes no writes."""
 SERVING = frozenset({NodeState.ALIVE, NodeState.SUSPECT, NodeState.DRAINING})
@@ -51,7 +51,12 @@ class Cluster:
         """
         own = view.find(self.me) or self.view.find(self.me)
         others = tuple(node for node in view.nodes if node.id != self.me)
+        before = {node.id for node in self.view.nodes}
         self.view = replace(view, nodes=(own, *others) if own else others)
+        if {node.id for node in self.view.nodes} != before:
+            # Who is new has been sent nothing: it must not get everything until it has as much as the others.
+            self._sent.clear()
+            self._beats.clear()
         self._beats.append(Counter())
         if len(self._beats) > REMEMBERED:
             self._sent -= self._beats.popleft()

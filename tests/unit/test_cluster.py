@@ -88,3 +88,11 @@ def test_what_was_sent_long_ago_does_not_count() -> None:
     for _ in range(REMEMBERED + 1):
         gateway.update(view)
     assert gateway.planned().nodes[0].reserved == 0
+
+
+def test_a_node_that_joins_is_not_sent_everything_until_it_has_as_much() -> None:
+    nodes = tuple(grid_node(number) for number in range(NODES + 1))
+    gateway = clusters(View(1, nodes[:NODES]))[0]
+    gateway.promise(nodes[1].id, 1 << 20)
+    gateway.update(View(2, nodes))
+    assert {node.reserved for node in gateway.planned().nodes} == {0}
