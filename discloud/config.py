@@ -155,7 +155,10 @@ class CassandraConfig:
     password: str = option("", "Password of that user", "secret")
     password_file: Path | None = option(None, "File that holds the password")
     patience: float = option(
-        1.8, "How long a metadata call may take, also through a root; then it is unknown (503)", "seconds", least=0.05
+        1.8,
+        "How long a metadata call may take, also through a root; then it is unknown (503)",
+        "seconds",
+        least=0.05,
     )
     in_flight: int = option(256, "Calls to Cassandra under way at once; more wait", least=1, most=32768)
 

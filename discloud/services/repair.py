@@ -265,7 +265,9 @@ class Repairs:
     async def _copy(self, case: _Case, plan: Plan, target: NodeId) -> bool:
         """Copy to one node from the nearest source; False (and logged) when it did not work out now."""
         label = await self._labels.of(case.version, case.segment)
-        sources = nearest(plan.sources, self._cluster.view, self._cluster.me, self._cluster.rtt.seconds, self._draw)
+        sources = nearest(
+            plan.sources, self._cluster.view, self._cluster.me, self._cluster.rtt.seconds, self._draw
+        )
         blobs = self._cluster.blobs(target)
         self._cluster.promise(target, case.length)
         try:

@@ -18,6 +18,8 @@ Values = tuple[int | None, ...]
 """The value of each key, None = absent. Every write has a value of its own."""
 ANYTHING = -1
 """In ``match``: any value, but not absence."""
+UNSURE = -2
+"""In ``seen``: any value or absence."""
 
 
 class Undecided(AssertionError):
@@ -51,7 +53,8 @@ class Done:
 def apply(state: Values, done: Done) -> Values | None:
     """The state after ``done``, or None where a store in ``state`` would have answered otherwise."""
     if done.kind == "list":
-        return state if state == done.seen else None
+        fits = all(seen in (UNSURE, found) for seen, found in zip(done.seen, state, strict=True))
+        return state if fits else None
     found = state[done.key]
     if done.kind == "get":
         return state if found == done.value else None

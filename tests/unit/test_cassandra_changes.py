@@ -216,7 +216,7 @@ async def test_what_fails_beside_is_said_when_the_change_is_made_and_its_rest_do
     table, after = Table(), []
     version = draft("a")
 
-    async def fails(_: Snapshot) -> None:
+    async def fails() -> None:
         raise Unavailable("the intent has no answer")
 
     async def follow(_: Snapshot) -> None:
@@ -228,7 +228,7 @@ async def test_what_fails_beside_is_said_when_the_change_is_made_and_its_rest_do
                 A,
                 lambda rows, now: heads.put(rows, version, ANY, (), 60.0, now),
                 (version.id,),
-                beside=fails,
+                beside=lambda _: [fails],
                 after=follow,
             )
         )

@@ -8,7 +8,7 @@ from itertools import permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.linearizability import Done, Values, apply, explain, with_twins
+from tests.support.linearizability import UNSURE, Done, Values, apply, explain, with_twins
 
 EMPTY: Values = (None, None)
 
@@ -96,3 +96,9 @@ def test_a_stale_read_after_a_new_one_is_found() -> None:
     ]
     assert explain(history, EMPTY) is not None
     assert explain(history[:3], EMPTY) is None
+
+
+def test_what_a_listing_is_unsure_of_fits_anything() -> None:
+    written = [Done("put", 0, 1, 2, "ok", 7), Done("put", 1, 1, 2, "ok", 8)]
+    assert explain([*written, Done("list", 0, 3, 4, "ok", seen=(UNSURE, 8))], EMPTY) is None
+    assert explain([*written, Done("list", 0, 3, 4, "ok", seen=(UNSURE, None))], EMPTY) is not None

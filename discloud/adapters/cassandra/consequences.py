@@ -7,18 +7,19 @@ what a process left undone. All of it may be done twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from discloud import logs
 from discloud.adapters.cassandra.all_log import AllLog
+from discloud.adapters.cassandra.hints import Hints
 from discloud.adapters.cassandra.intents import Intent, Intents, dead
 from discloud.adapters.cassandra.moves import Moves
 from discloud.adapters.cassandra.names import Names
 from discloud.adapters.cassandra.objects import HEAD
 from discloud.adapters.cassandra.snapshot import Name, Snapshot, read_row
-from discloud.adapters.cassandra.together import together
+from discloud.adapters.cassandra.together import Step, all_of, together
 from discloud.adapters.heads import COLLECTABLE, everywhere
 from discloud.adapters.rows import Moved
 from discloud.core.model import Repair, Version, VersionId
@@ -50,6 +51,7 @@ class Consequences:
         self._names = names
         self._intents = intents
         self._log = log
+        self._hints = hints
         self._moves = moves
         self._repairs = repairs
         self._later: set[asyncio.Task[None]] = set()
@@ -59,7 +61,7 @@ class Consequences:
         if not snapshot.wrote:
             await self.publish(snapshot.name)
             return
-        steps: list[Callable[[], Awaitable[object]]] = [
+        steps: list[Step] = [
             partial(self._names.publish, *name, head)
             for name, edits in snapshot.wrote.items()
             if HEAD in edits and (head := edits[HEAD].after) is not None
@@ -72,7 +74,8 @@ class Consequences:
         steps += [partial(self._log.add, version, removed=removed) for version, removed in snapshot.logged]
         if snapshot.repairs:
             steps.append(partial(self.owe, snapshot.repairs))
-        await together(_call, steps)
+        if steps:
+            await all_of(*steps)
 
     async def owe(self, repairs: Sequence[Repair]) -> None:
         """Queue repairs. Raises: Unavailable."""
@@ -136,10 +139,6 @@ class Consequences:
     async def _row(self, name: Name, version: VersionId) -> Version | Moved | None:
         rows = await self._moves.settled(name, (HEAD, version))
         return read_row(*name, rows[version])
-
-
-async def _call(step: Callable[[], Awaitable[object]]) -> None:
-    await step()
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -26,11 +26,16 @@ _NOT_BEGUN = (Unavailable, OverloadedErrorMessage, IsBootstrappingErrorMessage)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A call that gave no answer. ``applied``: whether a lightweight transaction may have been or may yet be applied."""
+    """A call that gave no answer.
+
+    ``applied``: whether a lightweight transaction may have been or may yet be applied; ``repeat``: whether another coordinator
+    may do better; ``sent``: whether it left this process.
+    """
 
     detail: str
     applied: bool
     repeat: bool
+    sent: bool = True
 
 
 def read_failure(error: BaseException) -> Failure:
@@ -38,7 +43,7 @@ def read_failure(error: BaseException) -> Failure:
     if isinstance(error, _REFUSED):
         return Failure(f"Cassandra refuses: {error}", applied=False, repeat=False)
     if isinstance(error, _NEVER_SENT):
-        return Failure("no Cassandra node can be reached", applied=False, repeat=False)
+        return Failure("no Cassandra node can be reached", applied=False, repeat=False, sent=False)
     if isinstance(error, _NOT_BEGUN):
         return Failure(
             _NOT_BEGUN_TEXT.get(type(error), "Cassandra is overloaded"), applied=False, repeat=True

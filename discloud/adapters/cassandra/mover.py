@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from discloud.adapters import heads
 from discloud.adapters.cassandra.changes import Changes, Progress
@@ -13,6 +14,7 @@ from discloud.adapters.cassandra.intents import Intents, settling
 from discloud.adapters.cassandra.moves import Journal, Moves
 from discloud.adapters.cassandra.objects import HEAD, NULL, Edit, Row
 from discloud.adapters.cassandra.snapshot import Missing, Name, Snapshot
+from discloud.adapters.cassandra.together import all_of
 from discloud.core.model import Change, Committed, Precondition, Version, VersionId
 from discloud.errors import Invalid, OutcomeUnknown
 
@@ -56,7 +58,7 @@ class Mover:
         snapshot = await self._changes.load(source, versions)
         done = await self._changes.decide(lambda rows, now: heads.commit(rows, change, only, now), snapshot)
         if not snapshot.wrote or done.version is None:
-            await self._finish_again(done)
+            await self._finish_again(source, done)
             return done
         head, own = await self._rows(source, snapshot, done.version.id)
         if head is None or own is None:
@@ -85,10 +87,12 @@ class Mover:
         self._consequences.end(intent)
         return done
 
-    async def _finish_again(self, done: Committed) -> None:
-        """The listing of a move that was made before."""
+    async def _finish_again(self, source: Name, done: Committed) -> None:
+        """The listing of a move that was made before, at both keys: a reader that finished it leaves that to the mover."""
         if done.version is not None:
-            await self._consequences.publish((done.version.bucket, done.version.key))
+            target = (done.version.bucket, done.version.key)
+            publish = self._consequences.publish
+            await all_of(partial(publish, source), partial(publish, target))
 
     async def _rows(
         self, source: Name, snapshot: Snapshot, version: VersionId

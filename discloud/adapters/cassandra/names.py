@@ -27,7 +27,11 @@ _REMEMBERED = 65_536
 """Directories whose entries this process remembers to have written."""
 _PROBED = 100
 """Entries of a directory that are looked at together to find one that is alive."""
+_LOOKED_AT = 3
+"""Entries that are looked at to find one that is alive."""
 _MOST_REV = 999
+_BATCHED = 4096
+"""Bytes of an entry that goes into one batch with others: Cassandra warns of batches beyond 5 KiB and refuses those beyond 50."""
 
 _ENTRY = "INSERT INTO names (bucket, dir, shard, name, body) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
 _REMOVE = "DELETE FROM names USING TIMESTAMP ? WHERE bucket = ? AND dir = ? AND shard = ? AND name = ?"
@@ -46,6 +50,7 @@ class Names:
         self._session = session
         self._monotonic = monotonic
         self._written: OrderedDict[tuple[BucketId, bytes], float] = OrderedDict()
+        self._alive: OrderedDict[tuple[BucketId, bytes], bytes] = OrderedDict()
 
     async def publish(self, bucket: BucketId, key: Key, head: Row) -> None:
         """Let the index say what the head's row says; repeated or late it does no harm. Raises: Unavailable."""
@@ -53,10 +58,16 @@ class Names:
         stamp = head.seq * (_MOST_REV + 1) + min(head.rev, _MOST_REV)
         if head.state == State.COMMITTED:
             entry: Statement = (_ENTRY, (at, directory, SHARD, name, head.body, stamp))
-            await self._write_with_parents(bucket, directory, entry, stamp)
+            if len(head.body or b"") > _BATCHED:
+                await self._session.write_all([entry])
+                entries = []
+            else:
+                entries = [entry]
+            await self._write_with_parents(bucket, directory, entries, stamp)
         elif head.body is None:
             await self._session.write(_REMOVE, stamp, at, directory, SHARD, name)
-            await self._mark_empty(bucket, directory, stamp)
+            if directory and not await self._is_seen_alive(bucket, directory, name):
+                await self._mark_empty(bucket, directory, stamp)
 
     async def slice(
         self, bucket: BucketId, directory: bytes, low: bytes, limit: int, *, one: bool = False
@@ -78,13 +89,33 @@ class Names:
                 return True
             low = rows[-1].name + b"\x00"
 
+    async def _is_seen_alive(self, bucket: BucketId, directory: bytes, removed: bytes) -> bool:
+        """Whether something that is certainly alive is in the directory; what was seen last is looked at first, then what is
+        behind the removed name, then the beginning: who removes a directory name by name does not read all that is removed.
+        """
+        seen = self._alive.get((bucket, directory), removed)
+        starts = [] if seen == removed else [(seen, 1)]
+        for low, limit in (*starts, (removed, _LOOKED_AT), (b"", _LOOKED_AT)):
+            rows = await self.slice(bucket, directory, low, limit)
+            alive = next((row.name for row in rows if not row.maybe_empty), None)
+            if alive is not None:
+                self._alive[bucket, directory] = alive
+                self._alive.move_to_end((bucket, directory))
+                if len(self._alive) > _REMEMBERED:
+                    self._alive.popitem(last=False)
+                return True
+        self._alive.pop((bucket, directory), None)
+        return False
+
     async def _write_with_parents(
-        self, bucket: BucketId, directory: bytes, entry: Statement, stamp: int
+        self, bucket: BucketId, directory: bytes, entries: list[Statement], stamp: int
     ) -> None:
-        """An entry, and those of the directories on the way, each unless this process wrote it within the hour."""
+        """``entries``, and those of the directories on the way, each unless this process wrote it within the hour."""
         now, at = self._monotonic(), uuid.UUID(bucket)
         due = [each for each in ancestors(directory) if not self._is_written((bucket, each), now)]
-        await self._session.write_all([entry, *((_DIRECTORY, (at, *_parent(each), stamp)) for each in due)])
+        await self._session.write_all(
+            [*entries, *((_DIRECTORY, (at, *_parent(each), stamp)) for each in due)]
+        )
         for each in due:
             self._written[bucket, each] = now
             self._written.move_to_end((bucket, each))

@@ -46,10 +46,12 @@ TABLES: tuple[str, ...] = (
         bucket uuid, key blob, version uuid, state tinyint, seq bigint, rev int, body blob, formers frozen<set<blob>>,
         PRIMARY KEY ((bucket, key), version)) WITH compaction = {'class': 'LeveledCompactionStrategy'}""",
     # The directory index: `name` of `dir` (which ends in "/", "" = the top). A name that ends in "/" is a directory: no
-    # body; maybe_empty = look into it before showing it. Written USING TIMESTAMP from the head's seq and rev.
+    # body; maybe_empty = look into it before showing it. Written USING TIMESTAMP from the head's seq and rev. What was removed
+    # is kept a day only, since a page reads over it; a replica that was away for longer needs a repair before it returns.
     """CREATE TABLE IF NOT EXISTS names (
         bucket uuid, dir blob, shard smallint, name blob, body blob, maybe_empty boolean,
-        PRIMARY KEY ((bucket, dir, shard), name)) WITH compaction = {'class': 'LeveledCompactionStrategy'}""",
+        PRIMARY KEY ((bucket, dir, shard), name))
+        WITH gc_grace_seconds = 86400 AND compaction = {'class': 'LeveledCompactionStrategy'}""",
     *QUEUE_TABLES,
 )
 """Every table of version 1. A later version appends a tuple of its changes and says how to come there."""

@@ -149,12 +149,16 @@ class Session:
 
         Its success is checked by reading. Raises: Unavailable.
         """
-        host = next(iter(self._steering.make_query_plan()), None)
-        try:
-            text = self._qualified(cql)
-            await self._send(partial(self._driver.execute_async, text, timeout=seconds, host=host), seconds)
-        except _Failed as failed:
-            raise _unavailable(failed.failure) from failed.__cause__
+        hosts = sorted(self._steering.make_query_plan(), key=str)
+        start = partial(self._driver.execute_async, self._qualified(cql), timeout=seconds)
+        for host in (*hosts, None):
+            try:
+                await self._send(partial(start, host=host), seconds)
+            except _Failed as failed:
+                if host is None or failed.failure.sent:
+                    raise _unavailable(failed.failure) from failed.__cause__
+            else:
+                return
 
     async def agree(self, seconds: float = 10.0) -> None:
         """Wait until all servers have the same schema, and learn what it says of the keyspace. Raises: Unavailable."""
@@ -317,7 +321,7 @@ class _Failed(Exception):
         self.host = host
 
 
-_BUSY = Failure("too many calls to Cassandra are under way", applied=False, repeat=False)
+_BUSY = Failure("too many calls to Cassandra are under way", applied=False, repeat=False, sent=False)
 
 
 def _unavailable(failure: Failure) -> Unavailable:

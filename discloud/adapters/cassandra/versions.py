@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from discloud.adapters import heads
 from discloud.adapters.cassandra.all_log import AllLog
 from discloud.adapters.cassandra.buckets import BucketIds
 from discloud.adapters.cassandra.changes import Change as Work
-from discloud.adapters.cassandra.changes import Changes, Step
+from discloud.adapters.cassandra.changes import Changes
 from discloud.adapters.cassandra.consequences import Consequences, RepairQueue
 from discloud.adapters.cassandra.hints import Hints
 from discloud.adapters.cassandra.intents import Intent, Intents, dead, lease, settling
@@ -31,7 +32,7 @@ from discloud.adapters.cassandra.objects import HEAD, Edit, Objects, Row, newbor
 from discloud.adapters.cassandra.reading import ReadVersions
 from discloud.adapters.cassandra.session import Session
 from discloud.adapters.cassandra.snapshot import Name, Snapshot
-from discloud.adapters.cassandra.together import all_of, together
+from discloud.adapters.cassandra.together import Step, all_of
 from discloud.adapters.heads import LIVE
 from discloud.adapters.listing import utf8
 from discloud.core.model import (
@@ -74,7 +75,10 @@ class _Noted:
 
 
 class CassandraVersions(ReadVersions):
-    """The ``Versions`` port. ``clock`` gives epoch seconds, ``monotonic`` seconds that never go back, ``draw`` 0..1."""
+    """The ``Versions`` port.
+
+    ``clock`` gives epoch seconds, ``monotonic`` seconds that never go back, ``draw`` a number 0..1, ``bits`` that many random bits.
+    """
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class CassandraVersions(ReadVersions):
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
+        bits: Callable[[int], int] = random.getrandbits,
     ) -> None:
         objects = Objects(session)
         moves, names = Moves(objects), Names(session, monotonic)
@@ -93,8 +98,9 @@ class CassandraVersions(ReadVersions):
         self._ids = ids
         self._intents = intents
         self._clock = clock
+        self._bits = bits
         self._changes = Changes(objects, moves, session.patience, clock, draw)
-        self._consequences = Consequences(names, intents, log, moves, repairs)
+        self._consequences = Consequences(names, intents, log, self._hints, moves, repairs)
         self._mover = Mover(self._changes, moves, self._consequences, intents, session.patience, self._later)
         self._drafts: OrderedDict[VersionId, _Begun] = OrderedDict()
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -222,13 +228,10 @@ class CassandraVersions(ReadVersions):
         await self._changes.decide(lambda rows, _: heads.begin(rows, draft), snapshot)
         self._changes.remember(name, snapshot.stored(name, HEAD))
         if snapshot.wrote:
-            await together(
-                _call,
-                (
-                    lambda: self._intents.note(lease(draft)),
-                    lambda: self._hints.add(draft),
-                    lambda: self._objects.birth(draft),
-                ),
+            await all_of(
+                partial(self._intents.note, lease(draft)),
+                partial(self._hints.add, draft),
+                partial(self._objects.birth, draft),
             )
             self._remember(draft, newborn(draft))
 
@@ -279,17 +282,16 @@ class CassandraVersions(ReadVersions):
         """What a commit needs beside its intent, once."""
         if noted.rest:
             return
-        steps: list[Step] = []
-        if fresh is not None and not self._is_hinted(fresh):
-            steps.append(partial(self._hints.add, fresh))
         if repairs:
-            steps.append(partial(self._consequences.owe, repairs))
-        await together(_call, steps)
+            await self._consequences.owe(repairs)
+        if fresh is not None and not self._is_hinted(fresh):
+            await self._hints.add(fresh)
         noted.rest = True
 
     async def _note(self, noted: _Noted, subject: Version) -> None:
         if subject.id not in noted.intents:
-            noted.intents[subject.id] = await self._intents.note(settling(subject, self._later()))
+            intent = settling(subject, self._later(), new_tag=self._new_tag)
+            noted.intents[subject.id] = await self._intents.note(intent)
 
     async def _move(self, change: Change, only: Precondition) -> Committed:
         committed = await self._mover.move(change, only)
@@ -336,6 +338,10 @@ class CassandraVersions(ReadVersions):
         holders = {node for _, nodes in version.blobs() for node in nodes}
         return begun is not None and holders <= begun.nodes
 
+    def _new_tag(self) -> uuid.UUID:
+        """It must be unlike others, not secret; uuid4 would ask the kernel each time."""
+        return uuid.UUID(int=self._bits(128))
+
     def _later(self) -> float:
         return self._clock() + SETTLE
 
@@ -350,7 +356,3 @@ class CassandraVersions(ReadVersions):
         self._under_way.discard(task)
         if not task.cancelled():
             task.exception()  # told to whoever waited for it
-
-
-async def _call(step: Callable[[], Awaitable[object]]) -> None:
-    await step()
