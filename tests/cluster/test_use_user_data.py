@@ -11,7 +11,12 @@ from tests.cluster.use import SIZES, get, put, running
 from tests.support.cluster import UsedMesh
 from tests.support.processes import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.alone, pytest.mark.timeout(400), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.alone,
+    pytest.mark.timeout(400),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,7 +1,8 @@
 """Clients and a nemesis for a mesh of real processes: what they did, when, and what they were told.
 
 Keys come in pairs that renames connect; each pair has a history of its own, to be checked by tests/support/linearizability.
-Every write has bytes of its own, made from its number, so that any answer tells which write it shows.
+Every write has bytes of its own, made from its number, so that any answer tells which write it shows. Answers labelled as
+possibly stale are no part of a history; they must show what was once written there and not refused.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
@@ -42,10 +45,34 @@ REFUSED = frozenset(
 """Errors that say: it did not happen and never will."""
 PATIENCE = 20.0
 """Seconds that a client waits for an answer."""
+LABEL, STALE = "Discloud-Consistency", "stale-possible"
+NO_CONNECTION, NO_ANSWER, GAVE_UP = "not connected", "no answer", "gave up"
 
 
 class Wrong(AssertionError):
     """An answer that no mesh may give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request to ``node`` and what it was told."""
+
+    kind: str
+    node: str
+    begin: float
+    end: float
+    told: str
+    detail: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was not served although its wish could be met."""
+        return self.told.startswith(("5", NO_CONNECTION, NO_ANSWER))
+
+    @property
+    def sure(self) -> bool:
+        """Whether it was answered by who claims to know: nothing can be without a quorum of the metadata."""
+        return not self.failed and self.told not in (f"ok {STALE}", GAVE_UP)
 
 
 @dataclass
@@ -55,21 +82,36 @@ class Pair:
     name: str
     history: list[Done] = field(default_factory=list)
     last: list[int] = field(default_factory=lambda: [0, 0])
+    bucket: str = "files"
 
     def path(self, key: int) -> str:
-        return f"/v1/files/files/{self.name}/{'ab'[key]}"
+        return f"{self.folder}/{self.name}/{'ab'[key]}"
+
+    @property
+    def folder(self) -> str:
+        """Where the bucket is listed."""
+        return f"/v1/files/{self.bucket}"
 
 
 @dataclass
 class Storm:
-    """All clients together. ``seed`` fixes what is done, not when the processes answer."""
+    """All clients together. ``seed`` fixes what is done, not when the processes answer.
+
+    ``hasty``: the share of PUTs whose client leaves early. ``avoided``: nodes that no client asks. ``labelled``: what answers that may be stale showed: the pair, the write and the answer.
+    """
 
     mesh: Mesh
     seed: int
     pairs: list[Pair]
+    layouts: Sequence[str] = LAYOUTS
+    hasty: float = 0.06
+    avoided: set[str] = field(default_factory=set)
+    ended: bool = False
+    asked: list[Asked] = field(default_factory=list)
+    labelled: list[tuple[Pair, int, str]] = field(default_factory=list)
+    homes: dict[int, Pair] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     tags: dict[str, int] = field(default_factory=dict)
-    answers: dict[str, int] = field(default_factory=dict)
     odd: list[str] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -79,8 +121,9 @@ class Storm:
     def body(self, number: int) -> bytes:
         return content(self.seed, number, self.sizes[number])
 
-    def new_value(self, chance: random.Random) -> int:
+    def new_value(self, chance: random.Random, pair: Pair) -> int:
         number = next(self.numbers)
+        self.homes[number] = pair
         size = chance.choices(
             (
                 0,
@@ -109,20 +152,30 @@ class Storm:
 
     # ------------------------------------------------------------ clients
 
+    @asynccontextmanager
+    async def load(self, clients: int) -> AsyncIterator[None]:
+        """So many clients until the block ends; every request that they began is in the history then."""
+        self.ended = False
+        async with asyncio.TaskGroup() as all_of_them:
+            for number in range(clients):
+                all_of_them.create_task(self.client(number, math.inf))
+            yield
+            self.ended = True
+
     async def client(self, number: int, end: float) -> None:
         chance = random.Random(f"{self.seed} client {number}")
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self.ended:
             await self.step(chance)
 
     async def step(self, chance: random.Random) -> None:
         pair, key = chance.choice(self.pairs), chance.randrange(2)
-        running = [node for node in self.mesh.nodes if node.running]
+        running = [node for node in self.mesh.nodes if node.running and node.name not in self.avoided]
         node = chance.choice(running or self.mesh.nodes)
         kind = chance.choices(("put", "get", "delete", "rename", "list_pair"), (40, 34, 8, 10, 8))[0]
         await getattr(self, kind)(chance, pair, key, node)
 
     async def put(self, chance: random.Random, pair: Pair, key: int, node: NodeProcess) -> None:
-        value = self.new_value(chance)
+        value = self.new_value(chance, pair)
         data = self.body(value)
         done = Done("put", key, 0, value=value)
         headers = {}
@@ -136,8 +189,8 @@ class Storm:
         body: Any = io.BytesIO(data)
         if chance.random() < 0.25:
             body = chunked(data)
-        query = chance.choice(LAYOUTS)
-        left = chance.random() * 0.05 if chance.random() < 0.06 else PATIENCE
+        query = chance.choice(self.layouts)
+        left = chance.random() * 0.05 if chance.random() < self.hasty else PATIENCE
         await self.ask(pair, done, node, "PUT", f"{pair.path(key)}?{query}", left, data=body, headers=headers)
 
     async def get(self, chance: random.Random, pair: Pair, key: int, node: NodeProcess) -> None:
@@ -152,9 +205,7 @@ class Storm:
         await self.ask(pair, done, node, "PATCH", pair.path(key), PATIENCE, json=body)
 
     async def list_pair(self, chance: random.Random, pair: Pair, key: int, node: NodeProcess) -> None:
-        await self.ask(
-            pair, Done("list", 0, 0), node, "GET", f"/v1/files/files?prefix={pair.name}/", PATIENCE
-        )
+        await self.ask(pair, Done("list", 0, 0), node, "GET", f"{pair.folder}?prefix={pair.name}/", PATIENCE)
 
     async def ask(
         self, pair: Pair, done: Done, node: NodeProcess, method: str, path: str, seconds: float, **more: Any
@@ -170,25 +221,30 @@ class Storm:
                 data = await answer.read()
                 status, headers = answer.status, answer.headers
         except aiohttp.ClientConnectorError:
-            self.told(method, "not connected")
+            self.told(done, node, NO_CONNECTION)
             await asyncio.sleep(0.05)
             return
         except (TimeoutError, aiohttp.ClientError, ConnectionError):
-            self.told(method, "no answer")
+            self.told(done, node, NO_ANSWER if seconds == PATIENCE else GAVE_UP)
             if done.kind in {"put", "delete", "rename"}:
                 pair.history.append(done)
             return
-        settled = self.settle(pair, replace(done, end=time.monotonic()), status, data, headers)
+        done = replace(done, end=time.monotonic())
+        self.told(
+            done, node, what_it_says(status, data, headers), data[:400].decode() if status >= 500 else ""
+        )
+        settled = self.settle(pair, done, status, data, headers)
         if settled is not None:
             pair.history.append(settled)
 
     def settle(self, pair: Pair, done: Done, status: int, data: bytes, headers: Any) -> Done | None:
         """The operation with its outcome; None where it certainly did nothing."""
+        if headers.get(LABEL) == STALE:
+            self.note_labelled(pair, done, status, data, headers)
+            return None
         if status < 300:
-            self.told(done.kind, "ok")
             return self.succeeded(pair, done, data, headers)
         code = json.loads(data).get("code", "")
-        self.told(done.kind, f"{status} {code}")
         if status == 412:
             return replace(done, outcome="unmet")
         if status == 404 and code == "no-such-key" and done.kind == "rename":
@@ -203,6 +259,16 @@ class Storm:
         if done.kind == "put" and done.value:
             self.refused[done.value] = f"{done.note}: {status} {data[:400]!r}"
         return None
+
+    def note_labelled(self, pair: Pair, done: Done, status: int, data: bytes, headers: Any) -> None:
+        """Keep what an answer shows that may be stale: something, once written there, and never an absence."""
+        if status >= 300 or done.kind not in {"get", "list"}:
+            raise Wrong(f"{done.note}: {status} {data[:400]!r} is labelled {STALE}")
+        if done.kind == "get":
+            shown: Values = (self.value_of(data, headers["ETag"], done.note),)
+        else:
+            shown = self.listed(pair, json.loads(data)["objects"])
+        self.labelled += [(pair, value, done.note) for value in shown if value is not None]
 
     def succeeded(self, pair: Pair, done: Done, data: bytes, headers: Any) -> Done:
         if done.kind == "get":
@@ -223,8 +289,20 @@ class Storm:
         keys = [f"{pair.name}/{letter}" for letter in "ab"]
         return tuple(self.tags[tags[key]] if key in tags else None for key in keys)
 
-    def told(self, kind: str, what: str) -> None:
-        self.answers[f"{kind}: {what}"] = self.answers.get(f"{kind}: {what}", 0) + 1
+    def told(self, done: Done, node: NodeProcess, what: str, detail: str = "") -> None:
+        self.asked.append(Asked(done.kind, node.name, done.begin, time.monotonic(), what, detail))
+
+    def answers(self, since: float = 0.0) -> dict[str, int]:
+        """How often what was answered to requests that began since then."""
+        counted = Counter(f"{each.kind}: {each.told}" for each in self.asked if each.begin >= since)
+        return dict(sorted(counted.items()))
+
+
+def what_it_says(status: int, data: bytes, headers: Any) -> str:
+    """An answer in a word or two, to be counted."""
+    if status < 300:
+        return f"ok {STALE}" if headers.get(LABEL) == STALE else "ok"
+    return f"{status} {json.loads(data).get('code', '')}"
 
 
 @lru_cache(64)
