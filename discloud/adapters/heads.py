@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from discloud.adapters.rows import Moved, ReadRows, Rows
+from discloud.adapters.rows import Moved, ReadRows, Rows, Torn
 from discloud.core.model import (
     BlobId,
     BucketId,
@@ -48,8 +48,13 @@ _READ_AGAIN = "read the object again and repeat the change"
 
 
 def find(rows: ReadRows, bucket: BucketId, key: Key, version: VersionId) -> Version | None:
-    """The row of a version in whatever state, also where the version was moved away from ``key``."""
-    while True:
+    """The row of a version in whatever state, also where the version was moved away from ``key``.
+
+    Raises: Torn (it was moved to and fro while the rows were read; never where they are of one moment).
+    """
+    passed: set[Key] = set()
+    while key not in passed:
+        passed.add(key)
         head = rows.head(bucket, key)
         if head is not None and head.id == version:
             return head
@@ -57,6 +62,7 @@ def find(rows: ReadRows, bucket: BucketId, key: Key, version: VersionId) -> Vers
         if not isinstance(row, Moved):
             return row
         key = row.to
+    raise Torn
 
 
 def get(rows: ReadRows, bucket: BucketId, key: Key, version: VersionId | None) -> Version:

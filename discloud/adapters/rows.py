@@ -19,6 +19,10 @@ class Moved:
     to: Key
 
 
+class Torn(Exception):
+    """Rows that were read at different moments contradict each other: they must be read again."""
+
+
 class ReadRows(Protocol):
     """The rows at one moment."""
 

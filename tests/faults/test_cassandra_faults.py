@@ -47,6 +47,16 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory, cassandra: PrivateCassa
             yield started
 
 
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def all_run(cassandra: PrivateCassandra) -> AsyncIterator[None]:
+    """Every test begins with all nodes of Cassandra, also after one that failed."""
+    yield
+    for node in cassandra.nodes:
+        if not node.running:
+            await asyncio.to_thread(node.start)
+    await asyncio.to_thread(cassandra.wait_settled)
+
+
 async def test_one_cassandra_node_is_killed(mesh: Mesh, cassandra: PrivateCassandra) -> None:
     storm, node = storm_of(mesh, "one"), cassandra.nodes[0]
     async with storm.load(CLIENTS):

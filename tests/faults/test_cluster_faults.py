@@ -47,6 +47,18 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> 
             yield started
 
 
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def all_run(mesh: Mesh, redis: RedisServer) -> AsyncIterator[None]:
+    """Every test begins with Redis and all nodes, also after one that failed."""
+    yield
+    if not redis.server.running:
+        await asyncio.to_thread(redis.start)
+    for node in mesh.nodes:
+        if not node.running:
+            node.start()
+    await mesh.ready(seconds=60)
+
+
 async def test_roots_are_killed_down_to_one(mesh: Mesh) -> None:
     storm, killed = storm_of(mesh, "roots"), (mesh.nodes[0], mesh.nodes[2])
     async with storm.load(CLIENTS):

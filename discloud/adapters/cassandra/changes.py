@@ -19,6 +19,7 @@ from discloud.adapters.cassandra.moves import Moves
 from discloud.adapters.cassandra.objects import HEAD, Edit, Objects, Row, Rows
 from discloud.adapters.cassandra.snapshot import Missing, Name, Snapshot
 from discloud.adapters.cassandra.together import Step
+from discloud.adapters.rows import Torn
 from discloud.core.model import State, VersionId
 from discloud.errors import DiscloudError, OutcomeUnknown, Unavailable
 
@@ -128,6 +129,8 @@ class Changes:
                 if not snapshot.certain and missing.name in snapshot.loaded:
                     rows = {missing.version: rows[missing.version]}  # the head stays as it was assumed
                 snapshot.add(missing.name, rows)
+            except Torn:
+                snapshot.loaded.clear()  # partitions are read one after the other, and a version went to and fro meanwhile
 
     async def _until_applied(self, change: Change[T], progress: Progress) -> tuple[T, Snapshot]:
         snapshot = change.guess() if change.guess else await self._load(change)
