@@ -66,7 +66,7 @@ class RedisMembership(MemoryMembership):
         patience: float = PATIENCE,
     ) -> None:
         super().__init__(clock, thresholds, wall, votes)
-        self._redis: Any = _client(url, patience)
+        self._redis: Any = _client(url)
         self._mesh = mesh
         self._me = me
         self._keys = tuple(keys)
@@ -180,15 +180,15 @@ class RedisMembership(MemoryMembership):
             pass
 
 
-def _client(url: str, patience: float) -> Redis:
-    """A client that connects when it is first used, to one connection at a time, and repeats nothing."""
+def _client(url: str) -> Redis:
+    """A client that connects when it is first used, to one connection at a time, and repeats nothing.
+
+    It keeps no time: its own limit is an ``asyncio.wait_for``, which in Python 3.11 loses a cancellation that comes in the moment
+    of the answer (bpo-37658), and the run would never end. Whoever calls it limits the whole.
+    """
     try:
         return Redis.from_url(
-            url,
-            socket_timeout=patience,
-            socket_connect_timeout=patience,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
+            url, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0), protocol=2
         )
     except ValueError as error:
         # Not the URL itself: it holds the password.

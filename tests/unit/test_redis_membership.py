@@ -186,6 +186,24 @@ async def test_a_wrong_password_is_told_without_it(
     assert HIDDEN not in caplog.text + str([getattr(record, "fields", "") for record in caplog.records])
 
 
+async def test_a_run_ends_when_it_is_cancelled_at_any_moment(redis: RedisServer) -> None:
+    """Also in the one in which an answer comes: what goes on then is a service that keeps its node from ending."""
+
+    async def on_and_on(root: RedisMembership) -> None:
+        while True:
+            await root.run_once()
+
+    async with two_roots(redis.url) as roots:
+        for moment in range(600):
+            running = asyncio.create_task(on_and_on(roots.a))
+            for _ in range(moment % 40):
+                await asyncio.sleep(0)
+            running.cancel()
+            _, on = await asyncio.wait({running}, timeout=10)
+            assert not on, moment
+            assert running.cancelled(), running.exception()
+
+
 async def test_what_is_no_redis_at_all() -> None:
     answered = asyncio.Event()
 
