@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,9 @@ from discloud.adapters.cassandra.changes import Change as Work
 from discloud.adapters.cassandra.changes import Changes
 from discloud.adapters.cassandra.mover import Mover
 from discloud.adapters.cassandra.moves import Moves
-from discloud.adapters.cassandra.objects import HEAD, newborn
+from discloud.adapters.cassandra.objects import HEAD, Edit, Row, Rows, newborn
 from discloud.adapters.cassandra.snapshot import Snapshot
-from discloud.core.model import Change, Committed, Key, Precondition, State, Version
+from discloud.core.model import BucketId, Change, Committed, Key, Precondition, State, Version, VersionId
 from discloud.errors import Aborted, Conflict, NoSuchKey, OutcomeUnknown, PreconditionFailed, Unavailable
 from tests.contract.metadata_objects import (
     ABSENT,
@@ -146,12 +146,80 @@ async def test_an_unknown_outcome_is_settled(fate: Fate) -> None:
 
 
 async def test_what_cannot_be_settled_is_said_to_be_unknown() -> None:
-    table = Table()
-    mesh = Mesh(table)
-    mesh.changes = Changes(table, mesh.moves, 0.05, lambda: NOW, lambda: 0.0)  # type: ignore[arg-type]
-    table.fates = [Fate.LOST] * 10_000
+    class Silent(Table):
+        async def rows(self, *_: object, **__: object) -> dict[VersionId, Row | None]:
+            raise Unavailable("no quorum")
+
+    table = Silent(fates=[Fate.LOST])
     with pytest.raises(OutcomeUnknown):
-        await mesh.put(draft("a"))
+        await Mesh(table).put(draft("a"))
+
+
+class Overtaken(Table):
+    """Before its caller learns that the answer of a transaction is lost, ``meanwhile`` runs, once."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def apply(self, bucket: BucketId, key: Key, edits: Sequence[Edit]) -> tuple[bool, Rows | None]:
+        try:
+            return await super().apply(bucket, key, edits)
+        except OutcomeUnknown:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile:
+                await meanwhile()
+            raise
+
+
+async def test_a_put_that_others_replaced_before_it_knew_is_not_made_again() -> None:
+    table, lost, next_one = Overtaken(), draft("a"), draft("a")
+    mesh, other = Mesh(table), Mesh(table)
+
+    async def replaced_and_collected() -> None:
+        await other.put(next_one)
+        del table.cells[A][lost.id]  # gc
+
+    table.fates, table.meanwhile = [Fate.APPLIED], replaced_and_collected
+    with pytest.raises(OutcomeUnknown):
+        await mesh.put(lost)
+    head = table.head(A)
+    assert head is not None
+    assert head.id == next_one.id
+
+
+async def test_a_put_that_others_replaced_before_it_knew_is_told_by_its_row() -> None:
+    table, lost, next_one = Overtaken(), draft("a"), draft("a")
+    mesh, other = Mesh(table), Mesh(table)
+    table.fates, table.meanwhile = [Fate.APPLIED], lambda: other.put(next_one)
+    committed = await mesh.put(lost)
+    assert committed.version is not None
+    head = table.head(A)
+    assert head is not None
+    assert head.id == next_one.id
+
+
+async def test_a_put_that_was_not_made_is_tried_again_after_others() -> None:
+    table, lost, first_one = Overtaken(), draft("a"), draft("a")
+    mesh, other = Mesh(table), Mesh(table)
+    other.changes = Changes(table, other.moves, 5.0, lambda: NOW - 1, lambda: 0.0)  # type: ignore[arg-type]
+    table.fates, table.meanwhile = [Fate.LOST], lambda: other.put(first_one)
+    committed = await mesh.put(lost)
+    assert committed.replaced is not None
+    assert committed.replaced.id == first_one.id
+
+
+async def test_a_delete_does_not_take_what_was_put_after_it() -> None:
+    table, next_one = Overtaken(), draft("a")
+    mesh, other = Mesh(table), Mesh(table)
+    first = await head_of(mesh, "a")
+
+    async def put_and_collected() -> None:
+        await other.put(next_one)
+        del table.cells[A][first.id]
+
+    table.fates, table.meanwhile = [Fate.APPLIED], put_and_collected
+    with pytest.raises(OutcomeUnknown):
+        await mesh.commit(delete_of("a"))
+    assert table.head(A) is not None
 
 
 async def test_a_precondition_is_judged_by_what_is_there_not_by_what_was_guessed() -> None:

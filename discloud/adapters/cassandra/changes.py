@@ -1,7 +1,7 @@
 """Every change of ``objects``: a rule of ``heads`` on a snapshot, then one lightweight transaction conditional on what it read.
 
 Refused: the rows are read again and the rule decides anew, with jitter, within the patience of one call. Unknown: a
-strict read tells whether it was applied; what cannot be told is ``OutcomeUnknown``. A repeated change finds what the first
+strict read tells whether it was applied; what cannot be told, by it or because others went on, is ``OutcomeUnknown``. A repeated change finds what the first
 one did, since the rules are idempotent by version id.
 """
 
@@ -172,8 +172,9 @@ class Changes:
             applied, met = await self._objects.apply(*at, edits)
         except OutcomeUnknown:
             progress.doubtful = True
-            fresh = await self.load(at, _beside_head(edits), has=snapshot.has)
-            applied, met = was_applied(edits, fresh.loaded[at]), fresh.loaded[at]
+            met = (await self.load(at, _beside_head(edits), has=snapshot.has)).loaded[at]
+            applied = was_applied(edits, met)
+            progress.doubtful = False
         except asyncio.CancelledError:
             for step in beside:
                 step.cancel()
@@ -227,7 +228,9 @@ class Progress:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Raises: OutcomeUnknown, Unavailable."""
-        if not isinstance(error, TimeoutError | Unavailable):
+        if not isinstance(error, TimeoutError | Unavailable) and not (
+            self.doubtful and isinstance(error, DiscloudError)
+        ):
             return
         if self.applied:
             raise OutcomeUnknown(
@@ -257,15 +260,37 @@ def _beside_head(edits: Sequence[Edit]) -> list[VersionId]:
 
 
 def was_applied(edits: Sequence[Edit], rows: Rows) -> bool:
-    """Whether a change of unknown outcome was applied: its edits apply together, and each row is unlike any other's."""
-    return any(edit.after is not None and same(rows.get(edit.version), edit.after) for edit in edits)
+    """Whether a change of unknown outcome was applied, by its rows as they are now: its edits apply together.
+
+    False also where the rule itself sees it: the version that it brought is there. Raises: OutcomeUnknown: others changed the
+    object since, and what it brought may have come and gone. Made again it would undo what they did.
+    """
+    now = [(edit, rows.get(edit.version)) for edit in edits]
+    if any(same(row, edit.after) for edit, row in now):
+        return True
+    if any(_tells(edit, row) for edit, row in now):
+        return False
+    raise OutcomeUnknown("others changed the object meanwhile, and whether this did is not told any more")
 
 
-def same(row: Row | None, other: Row) -> bool:
+def _tells(edit: Edit, now: Row | None) -> bool:
+    """Whether this row shows that its change was not made, or lets the rule see what became of it.
+
+    A head's seq only grows, so one below what it would have got was not passed by; nor was it removed: that comes 30 days after.
+    """
+    if edit.version == HEAD and now is None:
+        return True
+    if edit.before is not None and same(now, edit.before):
+        return True
+    if now is None or edit.after is None:
+        return False
+    if edit.version == HEAD:
+        return now.seq < edit.after.seq
+    return edit.before is None or edit.before.state == State.DRAFT
+
+
+def same(row: Row | None, other: Row | None) -> bool:
     """Whether a row is kept as that (what its version was moved away from aside)."""
-    return row is not None and (row.state, row.seq, row.rev, row.body) == (
-        other.state,
-        other.seq,
-        other.rev,
-        other.body,
-    )
+    if row is None or other is None:
+        return row is other
+    return (row.state, row.seq, row.rev, row.body) == (other.state, other.seq, other.rev, other.body)
