@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from discloud.api.fast import FastHandler
-from tests.support.grid import TOKEN, Grid, grid
+from tests.support.grid import TOKEN, Grid, Keeping, grid
 
 CHANGES = re.compile(rb"(?im)^(date|discloud-request-id): .*\r\n")
 
 
 @pytest.fixture
-async def mesh() -> AsyncIterator[Grid]:
-    async with grid(2, layout="mirror:1") as running:
+async def mesh(kept: Keeping) -> AsyncIterator[Grid]:
+    async with grid(2, layout="mirror:1", kept=kept) as running:
         await running.put("plain", b"x" * 4096, "nodes=node1", headers={"Content-Type": "text/plain"})
         await running.put("dir/ü ✓.html", b"<p>", "nodes=node1", headers={"Content-Type": "text/html"})
         await running.put("empty", b"", "nodes=node1")

@@ -18,20 +18,20 @@ from yarl import URL
 
 from discloud.core.keys import encode_key
 from discloud.core.model import Key, NodeState
-from tests.support.grid import Grid, grid
+from tests.support.grid import Grid, Keeping, grid
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-async def mesh() -> AsyncIterator[Grid]:
-    async with grid(3) as running:
+async def mesh(kept: Keeping) -> AsyncIterator[Grid]:
+    async with grid(3, kept=kept) as running:
         yield running
 
 
-async def test_the_copy_paths_of_other_systems() -> None:
+async def test_the_copy_paths_of_other_systems(kept: Keeping) -> None:
     """What macOS and TLS use: no sendfile, no splice, no takeover."""
-    async with grid(3, kernel=False) as mesh:
+    async with grid(3, kernel=False, kept=kept) as mesh:
         for size in (4096, 3 * MIB + 17):
             data = os.urandom(size)
             await mesh.put("copied", data, "nodes=node2&copies=1")
@@ -271,9 +271,9 @@ async def test_source_header(mesh: Grid) -> None:
     )
 )
 @settings(max_examples=25)
-def test_distinct_keys_stay_distinct(keys: list[str]) -> None:
+def test_distinct_keys_stay_distinct(kept: Keeping, keys: list[str]) -> None:
     async def run() -> None:
-        async with grid(1, layout="mirror:1") as mesh:
+        async with grid(1, layout="mirror:1", kept=kept) as mesh:
             for number, key in enumerate(keys):
                 url = URL(f"{mesh.nodes[0].url}/v1/files/files/{encode_key(Key(key))}", encoded=True)
                 async with mesh.session.put(url, data=b"%d" % number) as answer:

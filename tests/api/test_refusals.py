@@ -10,15 +10,15 @@ import pytest
 from yarl import URL
 
 from discloud.core.model import NodeState
-from tests.support.grid import TOKEN, Grid, grid
+from tests.support.grid import TOKEN, Grid, Keeping, grid
 
 MIB = 1 << 20
 LIMIT = 3 * MIB
 
 
 @pytest.fixture
-async def mesh() -> AsyncIterator[Grid]:
-    async with grid(3, ("eu", "eu", "us"), max_object=LIMIT, grace=1.0) as running:
+async def mesh(kept: Keeping) -> AsyncIterator[Grid]:
+    async with grid(3, ("eu", "eu", "us"), max_object=LIMIT, grace=1.0, kept=kept) as running:
         yield running
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from discloud.adapters.memory_metadata import MemoryMetadata
 from discloud.core.model import Key, NodeState
-from discloud.ports import Metadata
 from tests.api.test_degraded import FILE, LABEL, STALE, STRONG, Mesh, degradable
-from tests.support.grid import TOKEN, Grid, grid
+from tests.support.grid import TOKEN, Grid, Keeping, grid
 from tests.support.quorum import Quorum
 
 REGIONS = ("eu", "eu", "us", "us", "ap", "ap")
 IN = {f"node{number + 1}": region for number, region in enumerate(REGIONS)}
-Between = Callable[[MemoryMetadata], Metadata]
 
 
 def regions_of(placement: Sequence[Sequence[str]]) -> list[str]:
@@ -35,8 +32,10 @@ async def source(mesh: Grid, key: str, node: int) -> str:
 
 
 @pytest.mark.parametrize("gateway", range(6))
-async def test_the_first_copy_stays_and_the_others_go_to_each_other_region(gateway: int) -> None:
-    async with grid(6, REGIONS) as mesh:
+async def test_the_first_copy_stays_and_the_others_go_to_each_other_region(
+    kept: Keeping, gateway: int
+) -> None:
+    async with grid(6, REGIONS, kept=kept) as mesh:
         for number in range(10):
             where = regions_of((await mesh.put(f"k{number}", b"x", node=gateway))["placement"])
             assert where[0] == REGIONS[gateway]
@@ -46,8 +45,8 @@ async def test_the_first_copy_stays_and_the_others_go_to_each_other_region(gatew
         assert two[1] != REGIONS[gateway]
 
 
-async def test_wished_regions_get_a_copy_each_and_no_other_does() -> None:
-    async with grid(6, REGIONS) as mesh:
+async def test_wished_regions_get_a_copy_each_and_no_other_does(kept: Keeping) -> None:
+    async with grid(6, REGIONS, kept=kept) as mesh:
         for number in range(10):
             answer = await mesh.put(f"k{number}", b"x", "regions=eu,us&copies=2", node=4)
             assert sorted(regions_of(answer["placement"])) == ["eu", "us"]
@@ -56,8 +55,8 @@ async def test_wished_regions_get_a_copy_each_and_no_other_does() -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 3 << 20])
-async def test_a_read_takes_the_nearest(size: int) -> None:
-    async with grid(6, REGIONS) as mesh:
+async def test_a_read_takes_the_nearest(kept: Keeping, size: int) -> None:
+    async with grid(6, REGIONS, kept=kept) as mesh:
         await mesh.put("a", b"x" * size, "nodes=node1,node3,node5")
         assert [await source(mesh, "a", node) for node in range(6)] == [
             "local", "eu", "local", "us", "local", "ap",
@@ -65,8 +64,8 @@ async def test_a_read_takes_the_nearest(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 3 << 20])
-async def test_among_far_regions_the_quickest_is_asked(size: int) -> None:
-    async with grid(6, REGIONS) as mesh:
+async def test_among_far_regions_the_quickest_is_asked(kept: Keeping, size: int) -> None:
+    async with grid(6, REGIONS, kept=kept) as mesh:
         await mesh.put("a", b"x" * size, "nodes=node3,node5")
         gateway, reader = mesh.nodes[0].cluster, mesh.nodes[0].surface.reader
         now = reader._hedges.clock()
@@ -79,8 +78,8 @@ async def test_among_far_regions_the_quickest_is_asked(size: int) -> None:
             gateway.rtt.seconds.clear()
 
 
-async def test_every_answer_of_another_node_is_measured() -> None:
-    async with grid(6, REGIONS) as mesh:
+async def test_every_answer_of_another_node_is_measured(kept: Keeping) -> None:
+    async with grid(6, REGIONS, kept=kept) as mesh:
         await mesh.put("small", b"x", "nodes=node3")
         await mesh.put("large", b"x" * (3 << 20), "nodes=node5")
         await mesh.put("here", b"x", "nodes=node1")
@@ -89,8 +88,8 @@ async def test_every_answer_of_another_node_is_measured() -> None:
         assert set(mesh.nodes[0].cluster.rtt.seconds) == {mesh.nodes[number].node.id for number in (2, 4)}
 
 
-async def test_written_in_one_region_read_in_another() -> None:
-    async with grid(6, REGIONS) as mesh:
+async def test_written_in_one_region_read_in_another(kept: Keeping) -> None:
+    async with grid(6, REGIONS, kept=kept) as mesh:
         data = bytes(range(256)) * 5000
         await mesh.put("a", data, "regions=eu&copies=2", node=0)
         for node in range(6):
@@ -98,18 +97,28 @@ async def test_written_in_one_region_read_in_another() -> None:
             assert await mesh.get("a", "", node, Range="bytes=1000-2000") == data[1000:2001]
 
 
-async def test_with_a_copy_everywhere_every_node_reads_its_own() -> None:
+async def put_everywhere(mesh: Grid) -> None:
+    """Object ``a``, pulled by every node."""
+    await mesh.put("a", b"everywhere", "copies=all")
+    holders = [each for each in mesh.nodes if each.blobs._held]
+    assert len(holders) == 3
+    for each in mesh.nodes:  # what the service ``pull`` does
+        for blob, held in holders[0].blobs._held.items():
+            each.blobs._held.setdefault(blob, held)
+
+
+async def test_a_root_alone_reads_its_copy_without_asking_anybody() -> None:
     async with grid(6, REGIONS) as mesh:
-        await mesh.put("a", b"everywhere", "copies=all")
-        holders = [each for each in mesh.nodes if each.blobs._held]
-        assert len(holders) == 3
-        for each in mesh.nodes:  # what the service ``pull`` does
-            for blob, held in holders[0].blobs._held.items():
-                each.blobs._held.setdefault(blob, held)
-        for each in mesh.nodes:
-            await mesh.get("a", node=mesh.nodes.index(each))
+        await put_everywhere(mesh)
+        for number, each in enumerate(mesh.nodes):
+            await mesh.get("a", node=number)
             admin = await each.surface.accounts.of_token(TOKEN.encode())
-            assert each.surface.reader.quick(admin, "files", Key("a")), "without asking anybody"
+            assert each.surface.reader.quick(admin, "files", Key("a"))
+
+
+async def test_with_a_copy_everywhere_every_node_reads_its_own(kept: Keeping) -> None:
+    async with grid(6, REGIONS, kept=kept) as mesh:
+        await put_everywhere(mesh)
         for short in (True, False):
             for each in mesh.nodes:
                 more = {} if short else {"X-Odd": "1"}

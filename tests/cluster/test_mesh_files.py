@@ -9,19 +9,23 @@ import asyncio
 import hashlib
 import io
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from tests.support.cluster_mesh import cluster_mesh
 from tests.support.processes import Mesh, NodeProcess, local_mesh, until
+from tests.support.servers import fresh_keyspace, redis_server, shared_cassandra
 
 SCALE = float(os.environ.get("DISCLOUD_TEST_SCALE", "0.02"))
 SIZES = [int(megabytes * 1_000_000 * SCALE) + extra for extra, megabytes in enumerate(
     (10, 20, 40, 60, 80, 100, 150, 250, 400, 600)
 )]  # fmt: skip
 STEP = 1 << 20
+SixNodes = Callable[[Path], AbstractAsyncContextManager[Mesh]]
 
 pytestmark = [
     pytest.mark.cluster,
@@ -31,10 +35,69 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module", params=["one-root", "cluster"])
+def six_nodes(request: pytest.FixtureRequest) -> SixNodes:
+    """One root and five ordinary nodes, or three roots with Cassandra and Redis and three ordinary nodes."""
+    return one_root if request.param == "one-root" else cluster
+
+
+def one_root(folder: Path) -> AbstractAsyncContextManager[Mesh]:
+    return local_mesh(folder, 6)
+
+
+@asynccontextmanager
+async def cluster(folder: Path) -> AsyncIterator[Mesh]:
+    hosts = (await asyncio.to_thread(shared_cassandra)).hosts
+    with redis_server() as redis, fresh_keyspace(hosts) as keyspace:
+        async with cluster_mesh(folder, hosts, keyspace, redis.url, {}, ordinary=3) as started:
+            yield started
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    async with local_mesh(tmp_path_factory.mktemp("mesh"), 6) as started:
+async def mesh(tmp_path_factory: pytest.TempPathFactory, six_nodes: SixNodes) -> AsyncIterator[Mesh]:
+    async with six_nodes(tmp_path_factory.mktemp("mesh")) as started:
         yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def equal_mesh(tmp_path: Path, six_nodes: SixNodes) -> AsyncIterator[Mesh]:
+    """Six nodes of which no gateway remembers what it sent where: files that are gone again count as sent for a while."""
+    async with six_nodes(tmp_path) as started:
+        yield started
+
+
+async def test_a_thousand_files_fill_equal_nodes_evenly(equal_mesh: Mesh) -> None:
+    mesh, data = equal_mesh, os.urandom(20_000)
+
+    async def write(number: int) -> None:
+        path = f"/v1/files/files/even/{number}?copies=1"
+        await mesh.json("PUT", mesh.nodes[number % 6], path, data=io.BytesIO(data))
+
+    async def remove(number: int) -> None:
+        assert await mesh.status("DELETE", mesh.root, f"/v1/files/files/even/{number}") == 204
+
+    async def counted() -> list[int]:
+        nodes = (await mesh.json("GET", mesh.root, "/v1/nodes"))["nodes"]
+        return [node["used"] for node in nodes] if sum(node["blobs"] for node in nodes) == 1000 else []
+
+    await by_twelve_clients(write, 1000)
+    used = await until(counted, 20, "the fill of all nodes")
+    assert max(used) <= 1.1 * min(used), used
+    await by_twelve_clients(remove, 1000)
+    await until(lambda: no_blobs(mesh), 120, "removal of all blobs")
+
+
+async def by_twelve_clients(request: Callable[[int], Awaitable[None]], count: int) -> None:
+    """Requests 0 to ``count``, each client's one after another."""
+    numbers = iter(range(count))
+
+    async def client() -> None:
+        for number in numbers:
+            await request(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(12):
+            group.create_task(client())
 
 
 def make_files(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -129,38 +192,6 @@ async def test_copies_on_this_node_and_one_elsewhere(mesh: Mesh) -> None:
     assert len(names) == 2
     assert asked.name in names
     await mesh.status("DELETE", asked, "/v1/files/files/self")
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def equal_mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    """Six nodes of which no gateway remembers what it sent where: files that are gone again count as sent for a while."""
-    async with local_mesh(tmp_path, 6) as started:
-        yield started
-
-
-async def test_a_thousand_files_fill_equal_nodes_evenly(equal_mesh: Mesh) -> None:
-    mesh = equal_mesh
-    data, waiting = os.urandom(20_000), list(range(1000))
-
-    async def writer() -> None:
-        while waiting:
-            number = waiting.pop()
-            path = f"/v1/files/files/even/{number}?copies=1"
-            await mesh.json("PUT", mesh.nodes[number % 6], path, data=io.BytesIO(data))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(12):
-            group.create_task(writer())
-
-    async def counted() -> list[int]:
-        nodes = (await mesh.json("GET", mesh.root, "/v1/nodes"))["nodes"]
-        return [node["used"] for node in nodes] if sum(node["blobs"] for node in nodes) == 1000 else []
-
-    used = await until(counted, 20, "the fill of all nodes")
-    assert max(used) <= 1.1 * min(used), used
-    for number in range(1000):
-        assert await mesh.status("DELETE", mesh.root, f"/v1/files/files/even/{number}") == 204
-    await until(lambda: no_blobs(mesh), 120, "removal of all blobs")
 
 
 async def test_a_joining_node_gets_blobs_of_the_next_writes(mesh: Mesh) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.support.cluster import UsedMesh, used_mesh
 from tests.support.processes import FAST, Mesh, NodeProcess, until
 from tests.support.server_process import NotHere
-from tests.support.servers import _no_server
+from tests.support.servers import no_server
 
 SETTINGS = {
     **FAST,
@@ -25,6 +25,7 @@ SETTINGS = {
     "DISCLOUD_PERIODS_DOWN": "5",
     "DISCLOUD_PERIODS_LEASE": "20",
     "DISCLOUD_PERIODS_SWEEP": "2",
+    "DISCLOUD_PERIODS_ORPHAN": "30",
     "DISCLOUD_PERIODS_GC": "2",
     "DISCLOUD_PERIODS_REPAIR": "1",
     "DISCLOUD_PERIODS_LEADER": "5",
@@ -55,7 +56,7 @@ async def running(use: str, folder: Path) -> AsyncIterator[UsedMesh]:
         async with used_mesh(use, folder, SETTINGS) as mesh:
             yield mesh
     except NotHere as reason:
-        _no_server("Redis and Cassandra", str(reason))
+        no_server("Redis and Cassandra", str(reason))
 
 
 async def put(mesh: Mesh, node: NodeProcess, path: str, size: int, query: str = "") -> str:

@@ -20,7 +20,7 @@ from tests.faults.verdict import judge
 from tests.support.cluster_mesh import cluster_mesh
 from tests.support.processes import Mesh, NodeProcess, until
 from tests.support.redis_server import RedisServer
-from tests.support.servers import _no_server, fresh_keyspace, redis_server, shared_cassandra
+from tests.support.servers import fresh_keyspace, no_server, redis_server, shared_cassandra
 
 PATIENT = {"DISCLOUD_CASSANDRA_PATIENCE": "5"}
 """The Cassandra of these tests is whole, and serves others too."""
@@ -198,7 +198,7 @@ def clock(ahead: int) -> dict[str, Any]:
     """What lets a program believe that it is later; its clocks that only grow stay as they are."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
     if library is None:
-        _no_server("faketime", "apt-get install faketime")
+        no_server("faketime", "apt-get install faketime")
     return {
         "LD_PRELOAD": str(library),
         "FAKETIME": f"+{ahead}s",

@@ -277,18 +277,19 @@ def _cluster(
         for number, address in enumerate(addresses):
             folder = Path(base) / str(number + 1)
             folder.mkdir()
-            _configure(folder, addresses, number, ports, datacenters)
+            configure_node(folder, addresses, number, ports, datacenters)
             node = CassandraNode(
-                address, int(ports["native_port"]), server(folder, _options(folder, lasting))
+                address, int(ports["native_port"]), server(folder, node_options(folder, lasting))
             )
             cluster.nodes.append(node)
         cluster.start()
         yield cluster
 
 
-def _configure(
+def configure_node(
     folder: Path, addresses: list[str], number: int, ports: dict[str, str], datacenters: Sequence[str]
 ) -> None:
+    """Write into ``folder`` what node ``number`` of those at ``addresses`` reads at its start."""
     # every node is a seed: seeds that start together do not wait for one another
     values = {
         **ports,
@@ -306,7 +307,8 @@ def _configure(
         (folder / "cassandra-rackdc.properties").write_text(place)
 
 
-def _options(folder: Path, lasting: bool) -> list[str]:
+def node_options(folder: Path, lasting: bool) -> list[str]:
+    """What Java is told, behind the class path, to be the node that ``folder`` was configured for."""
     return [
         *HEAP, *FAST,
         f"-Dcassandra.config=file://{folder}/cassandra.yaml",

@@ -1,4 +1,4 @@
-"""A mesh as a cluster for tests that break it: three roots and two ordinary nodes over a Cassandra and a Redis that are given."""
+"""A mesh as a cluster for tests: three roots and some ordinary nodes over a Cassandra and a Redis that are given."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ SETTINGS = {
     "DISCLOUD_PERIODS_DOWN": "5",
     "DISCLOUD_PERIODS_LEASE": "10",
     "DISCLOUD_PERIODS_LEADER": "3",
+    "DISCLOUD_PERIODS_ORPHAN": "20",  # longer than a PUT waits for its transaction
     "DISCLOUD_LIMITS_GRACE": "2",
+    "DISCLOUD_PERIODS_GC_DELAY": "6",  # longer than a call whose answer was lost is repeated at other roots
 }
 """Slower than FAST: Cassandra takes its share of the processors, and who is slow is not dead."""
-ROOTS, ORDINARY = 3, 2
+ROOTS = 3
 
 
 @asynccontextmanager
 async def cluster_mesh(
-    folder: Path, hosts: Sequence[str], keyspace: str, redis: str, settings: Mapping[str, str]
+    folder: Path,
+    hosts: Sequence[str],
+    keyspace: str,
+    redis: str,
+    settings: Mapping[str, str],
+    ordinary: int = 2,
 ) -> AsyncIterator[Mesh]:
-    """root1..3 and plain1..2, ready, with bucket ``files``; all are killed at the end."""
+    """root1..3 and plain1.. (``ordinary`` of them), ready, with bucket ``files``; all are killed at the end."""
     token = secrets.token_urlsafe(24)
     (folder / "token").write_text(token)
     (folder / "secret").write_text(secrets.token_urlsafe(32))
@@ -46,7 +53,7 @@ async def cluster_mesh(
             for number in range(1, ROOTS + 1):
                 mesh.add(f"root{number}", "root", **stores).start()
             roots = ",".join(f"{HOST}:{node.port + 2}" for node in mesh.nodes)
-            for number in range(1, ORDINARY + 1):
+            for number in range(1, ordinary + 1):
                 node = mesh.add(f"plain{number}")
                 node.environ["DISCLOUD_ROOTS"] = roots
                 node.start()

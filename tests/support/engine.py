@@ -21,7 +21,7 @@ from testcontainers.core.docker_client import DockerClient, get_docker_host
 
 from tests.support.server_process import NotHere
 
-REDIS_IMAGE, CASSANDRA_IMAGE = "redis:7.4.2", "cassandra:5.0.6"
+REDIS_IMAGE, CASSANDRA_IMAGE = "redis:7.4.6", "cassandra:5.0.6"
 FAILURES = (DockerException, requests.RequestException)
 
 

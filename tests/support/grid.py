@@ -1,6 +1,7 @@
-"""A mesh inside the test's own process: real gateways and real HTTP, memory adapters, nodes that fail on command.
+"""A mesh inside the test's own process: real gateways and real HTTP, blobs in memory, nodes that fail on command.
 
-Nothing but the adapters differs from a real mesh; it starts in milliseconds.
+Nothing but the adapters differs from a real mesh; it starts in milliseconds. Its metadata are in memory too, or in the Cassandra
+that tests share: then it starts in half a second.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
 
+from discloud.adapters.cassandra.metadata import CassandraMetadata
 from discloud.adapters.memory_blobs import MemoryBlobs
 from discloud.adapters.memory_metadata import MemoryMetadata
 from discloud.api.app import App
@@ -48,10 +50,34 @@ from discloud.gateway.write import WritePolicy, Writer
 from discloud.ports import Blobs, Metadata
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
+from tests.support.cassandra_tables import keyspace_session
 
 TOKEN = "test-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 MESH = "11111111-1111-4111-8111-111111111111"
+Keeping = Callable[[], AbstractAsyncContextManager[Callable[[], Metadata]]]
+"""Opens the metadata of an empty mesh: calls give what each gateway has of them. All are closed at the end."""
+
+
+@asynccontextmanager
+async def in_memory() -> AsyncIterator[Callable[[], Metadata]]:
+    """One for all gateways, as with a root that keeps it."""
+    metadata = MemoryMetadata(MESH)
+    yield lambda: metadata
+
+
+@asynccontextmanager
+async def in_cassandra() -> AsyncIterator[Callable[[], Metadata]]:
+    """Every gateway is a root with a memory of its own; they share a connection. The keyspace is the process's, emptied."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(await keyspace_session(MESH))
+
+        def of_a_root() -> Metadata:
+            metadata = CassandraMetadata(session, settle=0.0)
+            stack.push_async_callback(metadata.versions.close)
+            return metadata
+
+        yield of_a_root
 
 
 class Reachable:
@@ -85,10 +111,10 @@ class GridNode:
 
 @dataclass
 class Grid:
-    """The nodes, their common metadata and a client session that carries the token."""
+    """The nodes, the metadata as the first of them has it and a client session that carries the token."""
 
     nodes: list[GridNode]
-    metadata: MemoryMetadata
+    metadata: Metadata
     session: aiohttp.ClientSession  # noqa: TID251 - the tests are a client
     bucket: Bucket
     view: View = field(default_factory=lambda: View(0, ()))
@@ -164,24 +190,23 @@ async def grid(
     layout: str = "mirror:3",
     kernel: bool = True,
     grace: float = 5.0,
-    between: Callable[[MemoryMetadata], Metadata] = lambda metadata: metadata,
+    kept: Keeping = in_memory,
 ) -> AsyncIterator[Grid]:
-    """A running grid with bucket ``files``. ``between`` gives what each gateway has of the metadata."""
+    """A running grid with bucket ``files``. ``kept`` says where its metadata are."""
     async with AsyncExitStack() as stack:
-        metadata = MemoryMetadata(MESH)
-        await metadata.accounts.add(Account("admin", "admin", token_digest(TOKEN.encode()), admin=True))
+        open_metadata = await stack.enter_async_context(kept())
+        metadata = [open_metadata() for _ in range(count)]
+        await metadata[0].accounts.add(Account("admin", "admin", token_digest(TOKEN.encode()), admin=True))
         bucket = Bucket(BucketId(str(uuid.uuid4())), "files", time.time())
-        await metadata.buckets.create(bucket)
+        await metadata[0].buckets.create(bucket)
         known = [grid_node(number, regions[number] if regions else "") for number in range(count)]
         view = View(1, tuple(known))
         reaches = {node.id: Reachable(MemoryBlobs()) for node in known}
         nodes = []
-        for node in known:
-            nodes.append(
-                await _start(node, view, reaches, between(metadata), stack, max_object, layout, kernel, grace)
-            )
+        for node, own in zip(known, metadata, strict=True):
+            nodes.append(await _start(node, view, reaches, own, stack, max_object, layout, kernel, grace))
         session = await stack.enter_async_context(aiohttp.ClientSession(headers=HEADERS))  # noqa: TID251
-        yield Grid(nodes, metadata, session, bucket, view)
+        yield Grid(nodes, metadata[0], session, bucket, view)
 
 
 async def _start(

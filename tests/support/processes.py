@@ -119,7 +119,7 @@ class NodeProcess:
 
 @dataclass
 class Mesh:
-    """Several nodes, the first of them the root, and a client session with the token."""
+    """Several nodes, the first of them a root, and a client session with the token."""
 
     folder: Path
     nodes: list[NodeProcess]

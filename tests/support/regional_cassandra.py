@@ -14,7 +14,14 @@ from pathlib import Path
 from socket import create_connection
 from tempfile import TemporaryDirectory
 
-from tests.support.cassandra_server import CassandraNode, PrivateCassandra, _configure, _options, jars, java
+from tests.support.cassandra_server import (
+    CassandraNode,
+    PrivateCassandra,
+    configure_node,
+    jars,
+    java,
+    node_options,
+)
 from tests.support.region_proxy import Border, Entry
 from tests.support.server_process import ServerProcess, free_port
 
@@ -60,12 +67,12 @@ def regional_cassandra(stands: Sequence[Stand], border: Border) -> Iterator[Priv
         for number, stand in enumerate(stands):
             folder = Path(base) / str(number + 1)
             folder.mkdir()
-            _configure(folder, real, number, ports, [each.region for each in stands])
+            configure_node(folder, real, number, ports, [each.region for each in stands])
             _announce(folder / "cassandra.yaml", real, entries, number)
             for name in ("storage_port", "native_port"):
                 port = int(ports[name])
                 border.open(Entry((stand.entry, port), (stand.real, port), stand.region))
-            server = ServerProcess([*program, *_options(folder, lasting=True)], folder / "log")
+            server = ServerProcess([*program, *node_options(folder, lasting=True)], folder / "log")
             port = int(ports["native_port"])
             cluster.nodes.append(BorderedNode(stand.entry, port, server=server, stand=stand, border=border))
         cluster.start()

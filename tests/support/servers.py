@@ -95,7 +95,7 @@ def _shared_cassandra() -> SharedCassandra:
     try:
         return SharedCassandra(shared_hosts())
     except NotHere as reason:
-        _no_server("Cassandra", str(reason))
+        no_server("Cassandra", str(reason))
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _of_own(what: str, way: Callable[[], AbstractContextManager[T]]) -> Iterator
         try:
             server = until_end.enter_context(way())
         except NotHere as reason:
-            _no_server(what, str(reason))
+            no_server(what, str(reason))
         yield server
 
 
@@ -126,7 +126,8 @@ def fresh_keyspace(hosts: Sequence[str]) -> Iterator[str]:
             session.execute(f"DROP KEYSPACE IF EXISTS {name}", timeout=60)
 
 
-def _no_server(what: str, why: str) -> NoReturn:
+def no_server(what: str, why: str) -> NoReturn:
+    """End the test that needs ``what``: it is left out and says why, or fails where all servers are required."""
     message = f"{MISSING} {what}: {why}"
     if os.environ.get(REQUIRE) == "1":
         pytest.fail(message)
