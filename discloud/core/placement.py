@@ -211,8 +211,12 @@ def place(
     draw: Callable[[int], int],
     full: float = 0.90,
     refuse: float = 0.95,
+    *,
+    counted: bool = False,
 ) -> Placement:
     """Holders for a segment of ``length`` bytes (None = not known yet); ``draw(n)`` gives 0..n-1.
+
+    ``counted``: the view's fills are the gateway's own count (core/spread.py).
 
     Nodes above ``full`` (share of their capacity) get no new blobs unless they are named; none may be filled beyond
     ``refuse`` or beyond what its disk has left. Raises: NotEnoughNodes, NoSpace, NodeUnavailable.
@@ -232,11 +236,16 @@ def place(
     if len(roomy) < needed or any(node not in roomy for node in fixed):
         raise _too_full(_described(wish, layout), needed, living, roomy)
     _check_regions(wish, layout, candidates, living, roomy)
-    picker = Picker(wish.regions, roomy, draw)
+    picker = Picker(wish.regions, roomy, draw, counted=counted)
     holders = picker.striped(layout) if layout.data > 1 else picker.mirror(fixed, needed, view.find(gateway))
     short = spread_warnings(view, picker.chosen, hosts_only=bool(wish.nodes or wish.regions))
     spares = picker.spares(SPARES) if _may_substitute(wish, fixed) else ()
     return Placement(layout, holders, spares, (*warnings, *picker.warnings, *short))
+
+
+def takes_blobs(node: Node) -> bool:
+    """Whether the node takes new blobs, its room aside."""
+    return not _reason(node)
 
 
 def _may_substitute(wish: Wish, fixed: Sequence[Node]) -> bool:

@@ -3,7 +3,9 @@
 Invariant: a choice is among the nodes of the least crowded class: alive before suspect, then by how many blobs the
 node's host, zone and region have already, those of the same fragment first. Within the class the emptier of two random
 nodes is taken (the power of two choices: Azar, Broder, Karlin, Upfal 1994), which keeps fills even where each
-gateway sees them a second late; the emptiest of all would draw every gateway's writes at once.
+gateway sees them a second late; the emptiest of all would draw every gateway's writes at once. Where the fills are
+the gateway's own count, late for nobody, the emptiest of all is taken: a node that was passed over for a moment has
+caught up after as many writes as it missed, in place of as many times the mesh's nodes.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from discloud.core.model import Layout, Node, NodeId, NodeState, View
+
+ALIKE = 1e-9
+"""Share of the capacity by which fills differ through rounding alone; between such nodes chance decides."""
 
 
 class Crowd:
@@ -42,14 +47,23 @@ class Picker:
     """Takes nodes one by one from ``nodes``, each at most once. ``chosen`` are those taken, in that order.
 
     ``regions`` are to have a copy each; what cannot be had is told in ``warnings``. ``draw(n)`` gives 0..n-1.
+    ``counted``: the fills are what the gateway itself counted, else what the nodes reported.
     """
 
-    def __init__(self, regions: tuple[str, ...], nodes: Sequence[Node], draw: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        regions: tuple[str, ...],
+        nodes: Sequence[Node],
+        draw: Callable[[int], int],
+        *,
+        counted: bool = False,
+    ) -> None:
         self.chosen: list[Node] = []
         self.warnings: list[str] = []
         self._regions = regions
         self._left = list(nodes)
         self._draw = draw
+        self._emptiest = _emptiest if counted else _emptier_of_two
         self._everyone = Crowd()
 
     def mirror(self, named: Sequence[Node], needed: int, here: Node | None) -> tuple[tuple[NodeId, ...]]:
@@ -105,7 +119,8 @@ class Picker:
             self.warnings.append(f"the regions have too few nodes: {', '.join(outside)} lie elsewhere")
 
     def _pick(self, pool: Sequence[Node], siblings: Crowd) -> Node:
-        node = _choose(pool, siblings, self._everyone, self._draw)
+        best = _least_crowded(pool, siblings, self._everyone)
+        node = best[0] if len(best) == 1 else self._emptiest(best, self._draw)
         self._take(node, siblings)
         return node
 
@@ -117,21 +132,26 @@ class Picker:
             siblings.add(node)
 
 
-def _choose(nodes: Sequence[Node], siblings: Crowd, everyone: Crowd, draw: Callable[[int], int]) -> Node:
-    """One of the nodes (there is at least one); ``siblings`` are the other copies of the same fragment.
-
-    ``draw(n)`` gives 0..n-1.
-    """
+def _least_crowded(nodes: Sequence[Node], siblings: Crowd, everyone: Crowd) -> Sequence[Node]:
+    """Those of the nodes (there is at least one) in the best class; ``siblings`` are the other copies of the same fragment."""
     if len(nodes) == 1:
-        return nodes[0]
+        return nodes
     classes = [_class(node, siblings, everyone) for node in nodes]
     least = min(classes)
-    pool = [node for node, each in zip(nodes, classes, strict=True) if each == least]
-    if len(pool) == 1:
-        return pool[0]
-    first, second = draw(len(pool)), draw(len(pool) - 1)
-    one, other = pool[first], pool[second + (second >= first)]
+    return [node for node, each in zip(nodes, classes, strict=True) if each == least]
+
+
+def _emptier_of_two(nodes: Sequence[Node], draw: Callable[[int], int]) -> Node:
+    first, second = draw(len(nodes)), draw(len(nodes) - 1)
+    one, other = nodes[first], nodes[second + (second >= first)]
     return one if one.fill <= other.fill else other
+
+
+def _emptiest(nodes: Sequence[Node], draw: Callable[[int], int]) -> Node:
+    fills = [node.fill for node in nodes]
+    least = min(fills) + ALIKE
+    best = [node for node, fill in zip(nodes, fills, strict=True) if fill <= least]
+    return best[draw(len(best))]
 
 
 def _class(node: Node, siblings: Crowd, everyone: Crowd) -> tuple[int, ...]:

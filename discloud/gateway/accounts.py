@@ -26,12 +26,10 @@ NO_TOKEN = Unauthenticated(
 class Accounts:
     """Tokens to accounts, cached. Unknown tokens are not remembered: a flood of them cannot push good ones out."""
 
-    def __init__(
-        self, accounts: AccountsPort, clock: Callable[[], float], breaker: Breaker | None = None
-    ) -> None:
+    def __init__(self, accounts: AccountsPort, clock: Callable[[], float], breaker: Breaker) -> None:
         self._accounts = accounts
         self._clock = clock
-        self._breaker = breaker or Breaker(clock)
+        self._breaker = breaker
         self._known: dict[bytes, tuple[Account, float]] = {}
 
     def peek(self, token: bytes) -> Account | None:

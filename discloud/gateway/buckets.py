@@ -50,13 +50,13 @@ class Buckets:
         cluster: Cluster,
         clock: Callable[[], float],
         new_id: Callable[[], str],
-        breaker: Breaker | None = None,
+        breaker: Breaker,
     ) -> None:
         self._metadata = metadata
         self._cluster = cluster
         self._clock = clock
         self._new_id = new_id
-        self._breaker = breaker or Breaker(clock)
+        self._breaker = breaker
         self._known: dict[str, tuple[Bucket, float]] = {}
 
     def peek(self, name: str) -> Bucket | None:

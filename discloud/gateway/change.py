@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 from discloud.core.model import (
@@ -17,7 +16,6 @@ from discloud.core.model import (
 )
 from discloud.core.preconditions import check_write
 from discloud.errors import Conflict, NoSuchKey
-from discloud.gateway.breaker import Breaker
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.heads import Heads
 from discloud.gateway.seals import Seals
@@ -30,14 +28,12 @@ TRIES = 5
 class Changer:
     """Each method is one atomic commit. ``keep``: seconds that gc leaves replaced bytes alone."""
 
-    def __init__(
-        self, versions: Versions, buckets: Buckets, seals: Seals, keep: float, heads: Heads | None = None
-    ) -> None:
+    def __init__(self, versions: Versions, buckets: Buckets, seals: Seals, keep: float, heads: Heads) -> None:
         self._versions = versions
         self._buckets = buckets
         self._seals = seals
         self._keep = keep
-        self._heads = heads or Heads(versions, Breaker(time.monotonic), time.monotonic)
+        self._heads = heads
 
     async def delete(
         self, account: Account | None, bucket_name: str, key: Key, only: Precondition

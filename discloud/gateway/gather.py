@@ -2,8 +2,8 @@
 
 A stretch of a version is read fragment by fragment in file order. Every fragment has one open reader at a time, on the
 nearest holder that serves, or on the next one where that is late to begin (hedge.py); when it fails in the middle (gone,
-corrupt, too slow) the read goes on at the same offset on the next. A holder that lacks or spoils a blob it should
-have is noted for repair. Every answer of another node is measured: the next read begins with the quickest.
+corrupt, too slow, down by the view) the read goes on at the same offset on the next. A holder that lacks or spoils a
+blob it should have is noted for repair. Every answer of another node is measured: the next read begins with the quickest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,13 +179,24 @@ class Gather:
             assert stream.node is not None
             before = outlet.sent
             try:
-                await outlet.move(stream.reader, stream.moved - stream.base, end - stream.moved)
+                async with self._patience(stream):
+                    await outlet.move(stream.reader, stream.moved - stream.base, end - stream.moved)
                 stream.moved += outlet.sent - before
             except (Corrupt, NotFound, Unavailable) as error:
                 stream.moved += outlet.sent - before
                 metrics.FAILOVERS.add(1, error.code)
                 await self._note(stream.blob, stream.node, error)
                 await self._advance(stream, error)
+
+    def _patience(self, stream: _Stream) -> AbstractAsyncContextManager[None]:
+        """Ends when the view gives the stream's holder up, where another one is left to go on with."""
+        if (
+            stream.node
+            and stream.node != self.cluster.me
+            and any(map(self.cluster.serving, stream.candidates))
+        ):
+            return self.cluster.while_serving(stream.node)
+        return nullcontext()
 
     async def _fetch(self, step: Step) -> bytes:
         blob = BlobId(self.version.id, step.segment.id, step.fragment)

@@ -32,7 +32,6 @@ from discloud.core.model import (
 )
 from discloud.core.ranges import Span
 from discloud.errors import DiscloudError, NotFound
-from discloud.gateway.breaker import Breaker
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.gather import Gather
 from discloud.gateway.heads import Freshness, Heads
@@ -73,9 +72,9 @@ class Reader:
         *,
         clock: Callable[[], float],
         draw: Callable[[int], int],
+        heads: Heads,
         peek_blob: PeekBlob | None = None,
         window: float = 86_400.0,
-        heads: Heads | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
@@ -85,7 +84,7 @@ class Reader:
         self._draw = draw
         self._peek_blob = peek_blob
         self._window = window
-        self._heads = heads or Heads(metadata.versions, Breaker(monotonic), monotonic)
+        self._heads = heads
         self._hedges = Hedges(cluster, monotonic)
 
     async def find(

@@ -3,7 +3,7 @@
 ``Scatter.write`` runs in a worker thread and hands every buffer to all writers before it returns (lock-step): that is
 the back-pressure, and memory per request stays one buffer (one stripe for a body of unknown length). A holder that
 refuses before the first byte is replaced; one that fails later is dropped: the write goes on while ``needed`` copies of
-every fragment can still become durable.
+every fragment can still become durable. One that falls silent fails as soon as the view says that it is down.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from discloud import logs, metrics
 from discloud.cluster import Cluster
 from discloud.core.layout import Piece, fragment_length, pieces
 from discloud.core.model import BlobId, Label, Layout, NodeId, SegmentId, VersionId
-from discloud.errors import DiscloudError, InsufficientStorage, TooSlow, Unavailable
-from discloud.ports import BlobWriter
+from discloud.errors import DiscloudError, InsufficientStorage, PeerDown, TooSlow, Unavailable
+from discloud.ports import BlobWriter, Breakable
 
 UNBOUNDED = 1 << 62
 """A length far beyond any object: cuts whole stripes only."""
@@ -29,7 +29,10 @@ UNBOUNDED = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a segment goes: ``holders[f]`` for fragment f; ``needed`` durable copies of each; ``spares`` stand in."""
+    """Where a segment goes: ``holders[f]`` for fragment f; ``needed`` durable copies of each; ``spares`` stand in.
+
+    What goes to ``holders`` is promised to them already (``Cluster.promise``); what goes elsewhere is counted here.
+    """
 
     version: VersionId
     segment: SegmentId
@@ -56,12 +59,19 @@ class Scattered:
 
 @dataclass(slots=True)
 class _Copy:
-    """One writer of one fragment on one node; ``failure`` is why it was dropped."""
+    """One writer of one fragment on one node; ``failure`` is why it was dropped, ``lost`` what the view says against it."""
 
     node: NodeId
     fragment: int
     writer: BlobWriter | None = None
     failure: DiscloudError | None = None
+    lost: str = ""
+
+    def give_up(self, why: str) -> None:
+        """Make a ``write`` fail that waits for the node in a worker thread, and every later one. Called on the loop."""
+        self.lost = why
+        if isinstance(self.writer, Breakable):
+            self.writer.break_off()
 
 
 def check_acks(fragments: Sequence[Sequence[NodeId]], needed: int, failures: Sequence[DiscloudError]) -> None:
@@ -93,17 +103,19 @@ async def scatter_small(cluster: Cluster, target: Target, data: bytes) -> Scatte
         hashes = [blake3(part).digest() for part in parts]
     spares = iter(target.spares)
     if layout.data == 1 and len(target.holders[0]) == 1 and not target.spares:
-        await cluster.blobs(target.holders[0][0]).put(target.blob(0), target.label, data, whole)
+        await _put(cluster, target.holders[0][0], target, 0, data, whole)
         return Scattered(len(data), whole, (whole,), target.holders, ((),))
 
     async def store(node: NodeId, fragment: int) -> NodeId | DiscloudError:
         failure: DiscloudError | None = None
+        part = parts[fragment]
         for candidate in chain((node,), spares):  # all share the spares: each is drawn when it is needed
+            if candidate != node:
+                cluster.promise(candidate, len(part))
             try:
-                await cluster.blobs(candidate).put(
-                    target.blob(fragment), target.label, parts[fragment], hashes[fragment]
-                )
+                await _put(cluster, candidate, target, fragment, part, hashes[fragment])
             except DiscloudError as error:
+                cluster.missed(candidate, len(part))
                 _note_failure(error, candidate, target)
                 failure = failure or error
             else:
@@ -114,6 +126,17 @@ async def scatter_small(cluster: Cluster, target: Target, data: bytes) -> Scatte
     wanted = [(node, fragment) for fragment, nodes in enumerate(target.holders) for node in nodes]
     outcomes = await asyncio.gather(*(store(node, fragment) for node, fragment in wanted))
     return _result(target, len(data), whole, tuple(hashes), wanted, outcomes)
+
+
+async def _put(
+    cluster: Cluster, node: NodeId, target: Target, fragment: int, data: bytes, hash: bytes
+) -> None:
+    blobs = cluster.blobs(node)
+    if node == cluster.me:
+        await blobs.put(target.blob(fragment), target.label, data, hash)
+        return
+    async with cluster.while_serving(node):
+        await blobs.put(target.blob(fragment), target.label, data, hash)
 
 
 def _result(
@@ -181,23 +204,32 @@ class Scatter:
 
     async def _open(self, copy: _Copy, spares: Iterator[NodeId]) -> None:
         """Begin a copy, on a spare where the holder takes nothing: no byte was sent yet."""
-        layout = self.target.label.layout
-        length = None if self.length is None else fragment_length(layout, self.length, copy.fragment)
+        length = self._length_of(copy.fragment)
         failure: DiscloudError | None = None
         for candidate in chain((copy.node,), spares):
+            if candidate != copy.node:
+                self.cluster.promise(candidate, length or 0)
             try:
-                copy.writer = await self.stack.enter_async_context(
-                    self.cluster.blobs(candidate).create(
-                        self.target.blob(copy.fragment), self.target.label, length
+                async with self.cluster.while_serving(candidate):
+                    copy.writer = await self.stack.enter_async_context(
+                        self.cluster.blobs(candidate).create(
+                            self.target.blob(copy.fragment), self.target.label, length
+                        )
                     )
-                )
             except DiscloudError as error:
+                self.cluster.missed(candidate, length or 0)
                 _note_failure(error, candidate, self.target)
                 failure = failure or error
             else:
                 copy.node = candidate
+                self.stack.enter_context(self.cluster.watched(candidate, copy.give_up))
                 return
         copy.failure = failure
+
+    def _length_of(self, fragment: int) -> int | None:
+        return (
+            None if self.length is None else fragment_length(self.target.label.layout, self.length, fragment)
+        )
 
     def write(self, data: memoryview) -> None:
         """Fan one buffer out; called from a worker thread, in order. Raises: Unavailable or InsufficientStorage."""
@@ -230,14 +262,17 @@ class Scatter:
         return _result(self.target, self.received, whole, hashes, wanted, outcomes)
 
     async def _commit(self, copy: _Copy, hash: bytes) -> NodeId | DiscloudError:
-        if copy.writer is None or copy.failure is not None:
+        if copy.writer is None:
             return copy.failure or Unavailable(f"node {copy.node} took no bytes")
-        try:
-            await copy.writer.commit(hash)
-        except DiscloudError as error:
-            self._drop(copy, error)
-            return error
-        return copy.node
+        if copy.failure is None:
+            try:
+                async with self.cluster.while_serving(copy.node):
+                    await copy.writer.commit(hash)
+            except DiscloudError as error:
+                self._drop(copy, error)
+        if copy.failure is not None:
+            self.cluster.missed(copy.node, self._length_of(copy.fragment) or 0)
+        return copy.failure or copy.node
 
     def _spread(self, data: memoryview, length: int) -> None:
         position = 0
@@ -266,6 +301,7 @@ class Scatter:
             self._check()
 
     def _drop(self, copy: _Copy, error: DiscloudError) -> None:
+        error = PeerDown(copy.lost) if copy.lost else error
         copy.failure = error
         _note_failure(error, copy.node, self.target)
 

@@ -8,7 +8,6 @@ commit is aborted, so that nothing of it is ever seen; what the abort cannot rea
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -38,7 +37,7 @@ from discloud.core.model import (
 from discloud.core.placement import Placement, Wish, make_wish, place
 from discloud.core.preconditions import check_write
 from discloud.errors import BadLayout, DiscloudError, NoSuchKey, OutcomeUnknown, TooLarge, Unavailable
-from discloud.gateway.breaker import HURRY, PATIENCE, Breaker
+from discloud.gateway.breaker import HURRY, PATIENCE
 from discloud.gateway.buckets import Buckets
 from discloud.gateway.digest_check import DigestCheck
 from discloud.gateway.heads import Heads
@@ -121,7 +120,7 @@ class Writer:
         clock: Callable[[], float],
         draw: Callable[[int], int],
         new_version: Callable[[], str],
-        heads: Heads | None = None,
+        heads: Heads,
     ) -> None:
         self._cluster = cluster
         self._metadata = metadata
@@ -133,7 +132,7 @@ class Writer:
         self._clock = clock
         self._draw = draw
         self._new_version = new_version
-        self._heads = heads or Heads(metadata.versions, Breaker(time.monotonic), time.monotonic)
+        self._heads = heads
         self._aborting: set[asyncio.Task[bool]] = set()
         self._wishes_view = cluster.view
         self._wishes: dict[tuple[object, ...], Wish] = {}
@@ -152,6 +151,8 @@ class Writer:
             data = await body.small(SMALL)
             if data is not None:
                 self._check_length(len(data))
+                if body.length is None:
+                    self._promise(placement, len(data) - SMALL)
                 draft, target = self._draft(bucket, wanted, placement, needed, len(data))
                 return await self._put_small(draft, target, wanted, placement, data)
             if body.length is None:
@@ -188,7 +189,10 @@ class Writer:
             self._draw,
             self._policy.soft,
             self._policy.full,
+            counted=self._cluster.counted,
         )
+        # At once: whoever is placed while this body is still on its way must see it.
+        self._promise(placement, SMALL if length is None else length)
         return placement, needed_acks(placement.layout, wanted.ack, len(placement.holders[0]))
 
     def _wish(self, bucket: Bucket, wanted: Put) -> Wish:
@@ -243,8 +247,6 @@ class Writer:
         label = Label(
             self._cluster.mesh, bucket.id, bucket.name, wanted.key, placement.layout, wanted.content_type
         )
-        if length:
-            self._promise(placement, length)
         return draft, Target(version, segment, label, placement.holders, needed, placement.spares)
 
     def _promise(self, placement: Placement, length: int) -> None:

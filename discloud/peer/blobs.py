@@ -7,6 +7,7 @@ bytes in one system call from the caller's worker thread, or from the holder's d
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -122,7 +123,7 @@ class PeerBlobs:
 
 
 class _Writer:
-    """A blob on its way to another node."""
+    """A blob on its way to another node (``BlobWriter``, ``Breakable``)."""
 
     def __init__(self, stream: Stream, pace: Pace) -> None:
         self._stream = stream
@@ -153,6 +154,11 @@ class _Writer:
             return from_record(Stored, answer[2])
         except ValueError as error:
             raise Unavailable(f"the answer of {self._stream.name} cannot be read: {error}") from error
+
+    def break_off(self) -> None:
+        """As Breakable. The descriptor stays open until the writer is left: a thread may be waiting for it."""
+        with suppress(OSError):
+            self._stream.channel.sock.shutdown(socket.SHUT_RDWR)
 
     async def abandon(self) -> None:
         """Make the holder forget an uncommitted blob, and wait until it did. Where that cannot be done the connection is closed."""

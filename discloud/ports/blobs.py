@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from discloud.core.model import (
     BlobId,
@@ -58,6 +58,17 @@ class BlobWriter(Protocol):
 
         An adapter behind a network compares it with what arrived (BadDigest); the local disk records it.
         Raises: as ``write``, and BadDigest.
+        """
+
+
+@runtime_checkable
+class Breakable(Protocol):
+    """What a writer on another node is beside ``BlobWriter``: whoever waits for that node can be set free."""
+
+    def break_off(self) -> None:
+        """End the connection; called from the event loop, also while a worker thread writes.
+
+        That call, a commit under way and all later ones raise PeerDown at once. The writer is still to be left as always.
         """
 
 

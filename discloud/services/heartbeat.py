@@ -48,6 +48,7 @@ class Heartbeat:
         self._beat = 0
         self._silent = False
         self._off = False
+        self._unmeasured = False
         self.last_success: float | None = None
 
     async def run_once(self) -> HeartbeatReport:
@@ -72,8 +73,13 @@ class Heartbeat:
         try:
             usage = await self._cluster.local.usage()
         except Unavailable as error:
-            logs.warn("usage_unknown", detail=str(error))
+            if not self._unmeasured:
+                logs.warn("usage_unknown", detail=str(error))
+            self._unmeasured = True
             return replace(node, read_only=True)
+        if self._unmeasured:
+            logs.info("usage_known_again")
+        self._unmeasured = False
         return replace(
             node,
             capacity=usage.capacity,

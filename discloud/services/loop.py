@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -30,6 +30,14 @@ class Service(Protocol):
 
 def _always() -> bool:
     return True
+
+
+@dataclass(slots=True)
+class _Wait:
+    """Why a service cannot work, and since when: the codes of the errors it met, in order; none = it can."""
+
+    reasons: list[str] = field(default_factory=list)
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +89,33 @@ class ServiceLoop:
 
     async def _run(self, each: Periodic) -> None:
         await asyncio.sleep(each.period * self._draw(STEPS) / STEPS)
+        wait = _Wait()
         while True:
             began = self._clock()
             if each.due():
-                await self._run_logged(each)
+                await self._run_logged(each, wait)
             period = each.period * (1 - SPREAD / 2 + SPREAD * self._draw(STEPS) / STEPS)
             await asyncio.sleep(max(0.0, period - (self._clock() - began)))
 
-    async def _run_logged(self, each: Periodic) -> None:
+    async def _run_logged(self, each: Periodic, wait: _Wait) -> None:
         try:
             report = await each.service.run_once()
         except Unavailable as error:
-            logs.warn("service_waits", service=each.name, reason=error.code, detail=str(error))
+            self._note_wait(each, wait, error)
         except Exception:  # noqa: BLE001 - whatever a service does wrong, the others and its next run go on
             logs.error("service_failed", traceback=True, service=each.name)
         else:
+            if wait.reasons:
+                waited = round(self._clock() - wait.since, 1)
+                logs.info("service_goes_on", service=each.name, reasons=wait.reasons.copy(), waited=waited)
+                wait.reasons.clear()
             logs.debug("service_ran", service=each.name, report=report)
+
+    def _note_wait(self, each: Periodic, wait: _Wait, error: Unavailable) -> None:
+        """Log that a wait began or has a further reason, not every run of it, nor reasons that take turns."""
+        if error.code in wait.reasons:
+            return
+        logs.warn("service_waits", service=each.name, reason=error.code, detail=str(error))
+        if not wait.reasons:
+            wait.since = self._clock()
+        wait.reasons.append(error.code)

@@ -14,7 +14,7 @@ from discloud.errors import Invalid, NoSuchBucket, Unauthenticated, Unavailable
 from discloud.gateway import accounts as accounts_module
 from discloud.gateway import buckets as buckets_module
 from discloud.gateway.accounts import Accounts, token_digest
-from discloud.gateway.breaker import PAUSE
+from discloud.gateway.breaker import PAUSE, Breaker
 from discloud.gateway.buckets import LONGEST_STALE, Buckets, BucketWish
 from tests.support.quorum import Quorum, QuorumMetadata
 
@@ -30,9 +30,9 @@ class Node1:
         self.metadata = QuorumMetadata(MemoryMetadata("mesh"))
         me = Node(NodeId("n"), "node1", Role.ROOT, "a:1", "a:2", "host")
         self.cluster = Cluster(me, "mesh", MemoryBlobs(), lambda _: MemoryBlobs())
-        port = self.metadata.port()
-        self.accounts = Accounts(port.accounts, lambda: self.now)
-        self.buckets = Buckets(port, self.cluster, lambda: self.now, lambda: "id")
+        port, clock = self.metadata.port(), lambda: self.now
+        self.accounts = Accounts(port.accounts, clock, Breaker(clock))
+        self.buckets = Buckets(port, self.cluster, clock, lambda: "id", Breaker(clock))
 
 
 @pytest.fixture

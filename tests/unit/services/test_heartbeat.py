@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from discloud.adapters.memory_blobs import MemoryBlobs
 from discloud.cluster import Cluster
 from discloud.core.model import (
@@ -97,3 +99,14 @@ async def test_a_disk_that_does_not_answer_takes_no_new_blobs() -> None:
     setup.line.down = True
     await setup.heartbeat.run_once()
     assert setup.root.heard[0].read_only
+
+
+async def test_a_disk_that_does_not_tell_its_fill_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="discloud")
+    setup = Setup()
+    for down in (True, True, False, False, True):
+        setup.line.down = down
+        await setup.heartbeat.run_once()
+        assert setup.root.heard[-1].read_only == down
+    told = [each.getMessage() for each in caplog.records if each.getMessage().startswith("usage")]
+    assert told == ["usage_unknown", "usage_known_again", "usage_unknown"]

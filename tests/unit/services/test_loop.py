@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 
 import pytest
 
-from discloud.errors import Unavailable
+from discloud.errors import PeerDown, Unavailable
 from discloud.services.loop import Periodic, ServiceLoop
 
 
@@ -82,19 +83,48 @@ async def test_a_failing_service_is_logged_with_its_traceback_and_runs_again(
     assert lines[0].exc_info is not None
 
 
-async def test_waiting_for_an_answer_is_one_line_without_a_traceback(
+class Scripted:
+    """A service whose runs end as listed; ``reached`` when the list is through."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self._outcomes = list(outcomes)
+        self.reached = asyncio.Event()
+
+    async def run_once(self) -> None:
+        if not self._outcomes:
+            self.reached.set()
+            return
+        if failure := self._outcomes.pop(0):
+            raise failure
+
+
+async def test_a_wait_is_told_when_it_begins_when_its_reason_changes_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    waiting = Counting(Unavailable("no root answers"))
+    caplog.set_level(logging.INFO, logger="discloud")
+    silent, lost, again = Unavailable("no root answers"), PeerDown("it left"), Unavailable("another message")
+    service = Scripted(silent, again, lost, RuntimeError("a bug"), silent, lost, None, None, silent, None)
+    ticks = itertools.count()
     async with (
-        ServiceLoop([Periodic("waiting", waiting, 0.001)], time.monotonic, draw),
+        ServiceLoop([Periodic("waiting", service, 0.001)], lambda: float(next(ticks)), draw),
         asyncio.timeout(10),
     ):
-        await waiting.reached.wait()
-    lines = [record for record in caplog.records if record.getMessage() == "service_waits"]
-    assert lines
-    assert lines[0].levelno == logging.WARNING
-    assert lines[0].exc_info is None
+        await service.reached.wait()
+    told = [
+        record for record in caplog.records if record.getMessage() in ("service_waits", "service_goes_on")
+    ]
+    fields = [each.__dict__["fields"] for each in told]
+    assert [each.get("reason") or each["reasons"] for each in fields] == [
+        "unavailable",
+        "peer-down",
+        ["unavailable", "peer-down"],
+        "unavailable",
+        ["unavailable"],
+    ]
+    waits = [each["waited"] for each in fields if "waited" in each]
+    assert waits[0] > waits[1] > 0, "a wait is as long as all its reasons"
+    assert {each.levelno for each in told if each.getMessage() == "service_waits"} == {logging.WARNING}
+    assert not any(each.exc_info for each in told)
 
 
 async def test_a_hanging_service_is_stopped_and_does_not_keep_the_others_from_running() -> None:
