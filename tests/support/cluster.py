@@ -243,12 +243,9 @@ def _serve(use: Use, port: int, stack: ExitStack) -> Servers:
 
 
 async def _start(mesh: UsedMesh) -> None:
-    """The first root makes the tables, then all others start together."""
-    first, *others = (mesh.join(place) for place in mesh.servers.use.places)
-    first.start()
-    await _ready(mesh, first)
-    for node in others:
-        node.start()
+    """All at once, as compose does: whichever root comes first makes the tables, the others wait for them."""
+    for place in mesh.servers.use.places:
+        mesh.join(place).start()
     await _ready(mesh, *mesh.nodes)
     for bucket, wish in mesh.servers.use.buckets.items():
         await mesh.json("PUT", mesh.root, f"/v1/buckets/{bucket}", json=wish)

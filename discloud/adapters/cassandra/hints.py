@@ -11,7 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from discloud.adapters.cassandra.session import Session, Statement
+from discloud.adapters.cassandra.session import Session
 from discloud.adapters.cassandra.together import together
 from discloud.core.model import BucketId, Key, NodeId, Version, VersionId
 
@@ -41,12 +41,12 @@ class Hints:
         id, bucket, key = uuid.UUID(version.id), uuid.UUID(version.bucket), version.key.encode()
         shard = _shard(version.id)
         named = _holders(version) if nodes is None else dict.fromkeys(nodes)
-        await self._write_all([(_ADD, (uuid.UUID(node), shard, id, bucket, key)) for node in named])
+        await self._session.write_all([(_ADD, (uuid.UUID(node), shard, id, bucket, key)) for node in named])
 
     async def remove(self, version: Version) -> None:
         """The version's row is gone. Raises: Unavailable."""
         id, shard = uuid.UUID(version.id), _shard(version.id)
-        await self._write_all([(_REMOVE, (uuid.UUID(node), shard, id)) for node in _holders(version)])
+        await self._session.write_all([(_REMOVE, (uuid.UUID(node), shard, id)) for node in _holders(version)])
 
     async def of(self, node: NodeId) -> AsyncIterator[Sequence[Hint]]:
         """What the node may hold, some at a time, each version once. Raises: Unavailable."""
@@ -62,15 +62,6 @@ class Hints:
                     (BucketId(str(r.bucket)), Key(r.key.decode()), VersionId(str(r.version))) for r in rows
                 ]
             positions = {shard: rows[-1].version for shard, rows in pages.items() if len(rows) == _PAGE}
-
-    async def _write_all(self, statements: Sequence[Statement]) -> None:
-        """Each to its own replicas, at once: they are of as many partitions as there are nodes."""
-
-        async def write(statement: Statement) -> None:
-            cql, values = statement
-            await self._session.write(cql, *values)
-
-        await together(write, statements)
 
 
 def _shard(version: VersionId) -> int:
