@@ -25,6 +25,8 @@ from discloud.services.heartbeat import Heartbeat
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
 
+FIRST_ANSWER = 5 / 6
+"""Share of the patience with the metadata that a read's question may take; the rest is for an answer that may be old."""
 STALE = 10.0
 """Seconds without an answer from a root after which a node is not ready."""
 
@@ -43,7 +45,7 @@ async def surface_of(
 ) -> Surface:
     """The gateway, and everything a surface needs of it."""
     seals = await stack.enter_async_context(Seals(cluster))
-    breaker = Breaker(time.monotonic)
+    breaker = Breaker(time.monotonic, config.cassandra.patience * FIRST_ANSWER)
     heads = Heads(metadata.versions, breaker, time.monotonic)
     buckets = Buckets(metadata, cluster, time.time, lambda: str(uuid.uuid4()), breaker)
     policy = WritePolicy(

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from discloud.core.model import Account
 from discloud.errors import NotFound, Unauthenticated, Unavailable
-from discloud.gateway.breaker import HURRY, PATIENCE, Breaker
+from discloud.gateway.breaker import HURRY, Breaker
 from discloud.ports import Accounts as AccountsPort
 
 FRESH = 5.0
@@ -47,10 +47,10 @@ class Accounts:
         known = self._known.get(digest)
         graced = known[0] if known and self._clock() - known[1] < GRACE else None
         if graced and self._breaker.failing:
-            self._breaker.find_out(lambda: self._look_up(digest, PATIENCE))
+            self._breaker.find_out(lambda: self._look_up(digest, self._breaker.patience))
             return graced
         try:
-            return await self._look_up(digest, HURRY if graced else PATIENCE)
+            return await self._look_up(digest, HURRY if graced else self._breaker.patience)
         except Unavailable:
             if graced:
                 return graced

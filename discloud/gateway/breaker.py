@@ -16,7 +16,7 @@ from discloud.errors import DiscloudError, Unavailable
 
 T = TypeVar("T")
 PATIENCE = 1.5
-"""Seconds that a read's question to the metadata may take: with 503 as the answer, a request ends within two."""
+"""Seconds that a read's question to the metadata may take, where nothing else is set: with 503 as the answer, a request ends within two."""
 HURRY = 0.5
 """The same for whoever has another answer."""
 PAUSE = 1.0
@@ -24,9 +24,10 @@ PAUSE = 1.0
 
 
 class Breaker:
-    """The state of one source. ``clock``: seconds, of any clock. Lives on one event loop."""
+    """The state of one source. ``clock``: seconds, of any clock; ``patience``: seconds that a question may take. Lives on one event loop."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], patience: float = PATIENCE) -> None:
+        self.patience = patience
         self._clock = clock
         self.failing = False
         self._failed = 0.0
@@ -52,8 +53,9 @@ class Breaker:
         finally:
             self._finding_out = None
 
-    async def ask(self, question: Awaitable[T], patience: float = PATIENCE) -> T:
-        """The answer. Raises: what the question does; Unavailable after ``patience`` seconds."""
+    async def ask(self, question: Awaitable[T], patience: float | None = None) -> T:
+        """The answer. Raises: what the question does; Unavailable after ``patience`` seconds (None: the breaker's own)."""
+        patience = self.patience if patience is None else patience
         self._asking += 1
         try:
             async with asyncio.timeout(patience):

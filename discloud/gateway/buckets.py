@@ -16,7 +16,7 @@ from discloud.core.keys import check_bucket_name
 from discloud.core.layout import parse_layout
 from discloud.core.model import Account, Bucket, BucketId, BucketState, Verify
 from discloud.errors import BadLayout, Invalid, NoSuchBucket, Unavailable, UnknownRegion
-from discloud.gateway.breaker import HURRY, PATIENCE, Breaker
+from discloud.gateway.breaker import HURRY, Breaker
 from discloud.ports import Metadata
 
 FRESH = 5.0
@@ -69,10 +69,10 @@ class Buckets:
             return bucket
         graced = self._remembered(name, GRACE)
         if graced and self._breaker.failing:
-            self._breaker.find_out(lambda: self._look_up(name, PATIENCE))
+            self._breaker.find_out(lambda: self._look_up(name, self._breaker.patience))
             return graced
         try:
-            return await self._look_up(name, HURRY if graced else PATIENCE)
+            return await self._look_up(name, HURRY if graced else self._breaker.patience)
         except Unavailable:
             if graced:
                 return graced
@@ -80,7 +80,7 @@ class Buckets:
 
     async def get(self, name: str) -> Bucket:
         """The bucket of that name as it is, for whoever changes something. Raises: as ``read``."""
-        return self._remembered(name, FRESH) or await self._look_up(name, PATIENCE)
+        return self._remembered(name, FRESH) or await self._look_up(name, self._breaker.patience)
 
     async def writable(self, account: Account | None, name: str) -> Bucket:
         """The bucket, for a change of its objects by this account through this node.

@@ -17,7 +17,7 @@ from typing import TypeVar
 from discloud import metrics
 from discloud.core.model import Bucket, BucketId, Key, Page, Version, VersionId
 from discloud.errors import NoSuchKey, NotFound, Unavailable
-from discloud.gateway.breaker import HURRY, PATIENCE, Breaker
+from discloud.gateway.breaker import HURRY, Breaker
 from discloud.ports import Versions
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Heads:
         self._versions = versions
         self._breaker = breaker
         self._clock = clock
-        self._stale_breaker = Breaker(clock)
+        self._stale_breaker = Breaker(clock, breaker.patience)
         self._seen: dict[tuple[BucketId, Key], _Seen] = {}
 
     @property
@@ -111,10 +111,10 @@ class Heads:
     ) -> tuple[Page, bool]:
         """A page of a listing, and whether it may be stale. Raises: Unavailable."""
         asked = (bucket, prefix, delimiter, after, limit)
-        patience = PATIENCE if self._breaker.failing else LISTING
+        patience = self._breaker.patience if self._breaker.failing else LISTING
         return await self._or_stale(
             lambda: self._breaker.ask(self._versions.list_keys(*asked), patience),
-            lambda: self._without_quorum(self._versions.list_stale, *asked, patience=PATIENCE),
+            lambda: self._without_quorum(self._versions.list_stale, *asked, patience=self._breaker.patience),
         )
 
     def learn(self, version: Version) -> None:

@@ -25,6 +25,8 @@ from tests.support.cluster_mesh import cluster_mesh
 from tests.support.processes import Mesh
 from tests.support.servers import private_cassandra, redis_server
 
+USUAL = {"DISCLOUD_CASSANDRA_PATIENCE": "1.8"}
+"""What users have: how soon a request is refused is part of the test."""
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.alone,
@@ -43,7 +45,7 @@ def cassandra() -> Iterator[PrivateCassandra]:
 async def mesh(tmp_path_factory: pytest.TempPathFactory, cassandra: PrivateCassandra) -> AsyncIterator[Mesh]:
     folder = tmp_path_factory.mktemp("cluster")
     with redis_server() as redis:
-        async with cluster_mesh(folder, cassandra.hosts, "faults", redis.url, {}) as started:
+        async with cluster_mesh(folder, cassandra.hosts, "faults", redis.url, USUAL) as started:
             yield started
 
 
