@@ -325,7 +325,8 @@ class Writer:
         """End a write that failed: abort it, so that it can never be seen, and raise; or find that it was committed.
 
         An abort that fails is left to the sweeper (the lease ends by itself); then the error stays as it is. One that takes
-        long goes on without being waited for: the client has its 503 in time, and what is not settled is told as that.
+        long goes on without being waited for: the client has its 503 in time, and what is not settled is told as that. That it was
+        aborted shows that it never was committed only while gc cannot have taken what was replaced since (this may have been paused).
         """
         versions = self._metadata.versions
         try:
@@ -335,7 +336,8 @@ class Writer:
         except DiscloudError as failure:
             logs.warn("abort_left_to_sweeper", version=draft.id, cause=repr(error), reason=failure.code)
             raise error from failure
-        if aborted and isinstance(error, OutcomeUnknown):
+        surely = self._clock() - draft.created < self._policy.keep / 2
+        if aborted and surely and isinstance(error, OutcomeUnknown):
             raise Unavailable(
                 f"the write of {draft.key!r} was given up: its commit did not answer", "repeat the request"
             ) from error
