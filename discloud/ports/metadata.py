@@ -97,7 +97,7 @@ class Versions(Protocol):
 
         With a ``delimiter`` (one character) keys that hold it behind the prefix are rolled up into common prefixes, each
         counting as one entry; ``after`` may be a key or a prefix of an earlier page: the entries behind it are those
-        that are greater. Cost follows the entries returned, not the keys that are rolled up.
+        that are greater. A version of more than 64 segments may come without them: ``get`` has them. Cost follows the entries returned, not the keys that are rolled up.
         """
 
     async def list_stale(self, bucket: BucketId, prefix: str, delimiter: str, after: str, limit: int) -> Page:
@@ -160,7 +160,10 @@ class Queues(Protocol):
         """Drafts whose lease ended at ``now`` or before, oldest first."""
 
     async def collectable(self, now: float, limit: int) -> tuple[Version, ...]:
-        """Dead versions (REPLACED, DELETED, ABORTED) with ``due`` <= ``now``, oldest first."""
+        """Dead versions (REPLACED, DELETED, ABORTED) with ``due`` <= ``now``, oldest first.
+
+        On the way an adapter may remove what it kept for a time only, of which no answer ever tells (Cassandra's null heads).
+        """
 
     async def postpone(self, version: Version, due: float) -> None:
         """Let gc come back to a dead version later (a holder is down, or a reader still has it)."""

@@ -33,6 +33,7 @@ from tests.contract.metadata_objects import (
     blob,
     delete_of,
     draft,
+    long,
     move_of,
     put_of,
     repair_of,
@@ -450,6 +451,30 @@ class VersionsContract:
         if committed:
             assert await metadata.versions.get(BUCKET.id, read.key) == row
             assert metadata.versions.peek(BUCKET.id, read.key) in (None, row)
+
+    async def test_a_version_of_many_segments_is_kept_like_any_other(
+        self, metadata: Metadata, clock: Clock
+    ) -> None:
+        begun = long("a")
+        await metadata.versions.begin(begun)
+        assert await metadata.versions.find(BUCKET.id, begun.key, begun.id) == begun
+        head = (await metadata.versions.commit(put_of(begun), ANY)).version
+        assert head is not None
+        assert await metadata.versions.get(BUCKET.id, begun.key) == head
+        (listed,) = (await metadata.versions.list_keys(BUCKET.id, "", "", "", 10)).versions
+        assert listed in (head, replace(head, segments=()))
+        last = head.blobs()[-1][0]
+        assert await metadata.versions.relocate(head, last, (N3,))
+        moved = replace(head.segments[-1], holders=((N3,),))
+        relocated = replace(head, rev=head.rev + 1, segments=(*head.segments[:-1], moved))
+        assert await metadata.versions.get(BUCKET.id, begun.key) == relocated
+        replaced = (await metadata.versions.put(long("a"), ANY)).replaced
+        assert replaced is not None
+        assert replaced.segments == relocated.segments
+        assert await metadata.queues.collectable(clock.now + 1e6, 10) == (replaced,)
+        await metadata.versions.forget(replaced)
+        with pytest.raises(NoSuchVersion):
+            await metadata.versions.find(BUCKET.id, begun.key, begun.id)
 
     async def test_relocate_of_what_is_dead_or_elsewhere_is_refused(self, metadata: Metadata) -> None:
         replaced, moved = await put(metadata, draft("a")), await put(metadata, draft("b"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from discloud.core.model import (
@@ -43,6 +44,14 @@ def draft(key: str, *, copies: int = 2, **more: Any) -> Version:
 
 def everywhere(key: str) -> Version:
     return draft(key, copies=EVERYWHERE)
+
+
+def long(key: str, segments: int = 200) -> Version:
+    """A draft of many segments, each unlike the others."""
+    version = draft(key)
+    (first,) = version.segments
+    many = tuple(replace(first, id=SegmentId(number), hash=number.to_bytes(32)) for number in range(segments))
+    return replace(version, segments=many, size=5 * segments)
 
 
 def blob(version: Version) -> BlobId:

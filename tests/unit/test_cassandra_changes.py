@@ -64,6 +64,7 @@ class Mesh:
 
     def __init__(self, table: Table, draw: Callable[[], float] = lambda: 0.0) -> None:
         self.table = table
+        self.keep = 0.0
         moves = Moves(table)  # type: ignore[arg-type]  # what they use of it
         self.moves = moves
         self.changes = Changes(table, moves, 5.0, lambda: NOW, draw)  # type: ignore[arg-type]
@@ -78,6 +79,7 @@ class Mesh:
                 lambda rows, now: heads.put(rows, version, only, (), 60.0, now),
                 (version.id,),
                 partial(self.changes.guess, name, {version.id: None}),
+                keep=self.keep,
             )
         )
 
@@ -201,6 +203,16 @@ async def test_a_put_that_was_not_made_is_tried_again_after_others() -> None:
     table, lost, first_one = Overtaken(), draft("a"), draft("a")
     mesh, other = Mesh(table), Mesh(table)
     other.changes = Changes(table, other.moves, 5.0, lambda: NOW - 1, lambda: 0.0)  # type: ignore[arg-type]
+    table.fates, table.meanwhile = [Fate.LOST], lambda: other.put(first_one)
+    committed = await mesh.put(lost)
+    assert committed.replaced is not None
+    assert committed.replaced.id == first_one.id
+
+
+async def test_a_put_that_was_not_made_is_tried_again_while_its_row_would_be_there() -> None:
+    table, lost, first_one = Overtaken(), draft("a"), draft("a")
+    mesh, other = Mesh(table), Mesh(table)
+    mesh.keep = 3600.0
     table.fates, table.meanwhile = [Fate.LOST], lambda: other.put(first_one)
     committed = await mesh.put(lost)
     assert committed.replaced is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 
 from discloud.adapters.cassandra.intents import FOREVER, Intents, Kind
+from discloud.adapters.cassandra.manifests import LONG
 from discloud.adapters.cassandra.metadata import CassandraMetadata
+from discloud.adapters.cassandra.names import cut
+from discloud.adapters.cassandra.objects import Objects
 from discloud.adapters.cassandra.session import Applied, Session
 from discloud.core.model import Key, State, Version
 from discloud.errors import DiscloudError, NoSuchKey, NoSuchVersion, OutcomeUnknown, Unavailable
@@ -18,9 +22,11 @@ from tests.contract.metadata_adapters import Clock
 from tests.contract.metadata_objects import (
     ANY,
     BUCKET,
+    N3,
     delete_of,
     draft,
     everywhere,
+    long,
     move_of,
     put_of,
     repair_of,
@@ -29,6 +35,7 @@ from tests.contract.metadata_objects import (
 from tests.support.servers import SharedCassandra, fresh_keyspace
 from tests.unit.cassandra_session import opened
 
+_INDEX = "SELECT name FROM names WHERE bucket = ? AND dir = 0x AND shard = 0"
 CALLS = 10
 """About as many changing calls as a PUT makes."""
 
@@ -104,6 +111,17 @@ async def replacing_put(mesh: Mesh, root: CassandraMetadata, key: str) -> object
     return await root.versions.put(version, ANY, (repair_of(version),))
 
 
+async def long_put(mesh: Mesh, root: CassandraMetadata, key: str) -> object:
+    await mesh.put(long(key, 70))
+    version = mesh.draw(long(key, 140))
+    return await root.versions.put(version, ANY)
+
+
+async def long_relocation(mesh: Mesh, root: CassandraMetadata, key: str) -> object:
+    head = await mesh.put(long(key, 140))
+    return await root.versions.relocate(head, head.blobs()[-1][0], (N3,))
+
+
 async def draft_and_commit(mesh: Mesh, root: CassandraMetadata, key: str) -> object:
     await mesh.put(draft(key))
     version = mesh.draw(everywhere(key))
@@ -153,20 +171,21 @@ async def mesh(keyspace: str) -> AsyncIterator[Mesh]:
 
 async def mend(mesh: Mesh) -> None:
     """What the sweeper and gc do, a long time later."""
-    mesh.clock.now += 1e9
     queues, versions = mesh.metadata.queues, mesh.metadata.versions
-    while found := await queues.expired(mesh.clock.now, 100):
-        for version in found:
-            await versions.abort(version)
-    while found := await queues.collectable(mesh.clock.now, 100):
-        for version in found:
-            await versions.forget(version)
+    for _ in range(2):  # what comes to its end only now is tidied away later
+        mesh.clock.now += 1e9
+        while found := await queues.expired(mesh.clock.now, 100):
+            for version in found:
+                await versions.abort(version)
+        while found := await queues.collectable(mesh.clock.now, 100):
+            for version in found:
+                await versions.forget(version)
 
 
 async def left_open(mesh: Mesh) -> set[str]:
-    """Versions of which the queues still know something."""
+    """Versions, heads and directories of which the queues still know something."""
     intents = Intents(mesh.session, mesh.clock)
-    kinds = (Kind.OPEN, Kind.DEAD)
+    kinds = set(Kind) - {Kind.REPAIR}
     return {each.version for kind in kinds async for some in intents.due(kind, FOREVER) for each in some}
 
 
@@ -184,7 +203,22 @@ async def head_of(mesh: Mesh, key: str) -> Version | None:
         return None
 
 
-CHANGES = (first_put, replacing_put, draft_and_commit, draft_and_abort, delete, update, move)
+def as_listed(head: Version | None) -> Version | None:
+    """Without a long manifest."""
+    return replace(head, segments=()) if head and len(head.segments) > LONG else head
+
+
+CHANGES = (
+    first_put,
+    replacing_put,
+    long_put,
+    long_relocation,
+    draft_and_commit,
+    draft_and_abort,
+    delete,
+    update,
+    move,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -195,7 +229,7 @@ async def test_whatever_a_dead_root_left_comes_to_an_end(mesh: Mesh, change: Cha
     while not acknowledged:
         acknowledged = True
         for sent in (False, True):
-            keys.append(key := f"{change.__name__}-{len(keys)}")
+            keys.append(key := f"{change.__name__}-{len(keys)}/a")
             session = Mortal(mesh.session, (len(keys) + 1) // 2, sent=sent)
             root = CassandraMetadata(session, mesh.clock)  # type: ignore[arg-type]
             try:
@@ -210,11 +244,20 @@ async def test_whatever_a_dead_root_left_comes_to_an_end(mesh: Mesh, change: Cha
     page = await mesh.metadata.versions.list_keys(BUCKET.id, change.__name__, "", "", 1000)
     shown = {version.key: version for version in page.versions}
     for key in (*keys, *(f"{key}-target" for key in keys)):
-        assert shown.get(Key(key)) == await head_of(mesh, key)
+        assert shown.get(Key(key)) == as_listed(await head_of(mesh, key))
     rows = [row for version in mesh.drawn if (row := await row_of(mesh, version)) is not None]
     assert {row.state for row in rows} <= {State.COMMITTED}
     assert {row.id for row in rows} == {head.id for head in shown.values()}
     await check_log(mesh, rows)
+    await check_parts(mesh, {row.id for row in rows})
+    await check_leavings(mesh, keys, {version.key for version in shown.values()})
+
+
+async def check_parts(mesh: Mesh, alive: set[str]) -> None:
+    """Long manifests of the living only."""
+    rows = await mesh.session.read("SELECT DISTINCT version FROM segments")
+    drawn = {version.id for version in mesh.drawn}
+    assert {str(row.version) for row in rows} & drawn <= alive
 
 
 async def check_log(mesh: Mesh, rows: list[Version]) -> None:
@@ -227,6 +270,17 @@ async def check_log(mesh: Mesh, rows: list[Version]) -> None:
             assert (version.id, False) in told
         elif (version.id, False) in told:
             assert (version.id, True) in told
+
+
+async def check_leavings(mesh: Mesh, keys: list[str], shown: set[Key]) -> None:
+    """No head is null but where a version was moved away from, and no directory is empty."""
+    moved = {key.removesuffix("-target") for key in shown}
+    for key in {*keys, *(f"{key}-target" for key in keys)} - shown - moved:
+        assert await Objects(mesh.session).head(BUCKET.id, Key(key)) is None
+    directories = {cut(key.encode())[0] for key in shown} - {b""}
+    own = keys[0].partition("-")[0].encode()
+    names = {row.name for row in await mesh.session.read(_INDEX, uuid.UUID(BUCKET.id))}
+    assert {name for name in names if name.startswith(own) and name.endswith(b"/")} == directories
 
 
 async def test_an_acknowledged_change_is_seen_though_its_root_died_right_after(mesh: Mesh) -> None:

@@ -3,84 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from discloud.adapters.cassandra.names import LEVELS, Names
-from discloud.adapters.cassandra.objects import Row, pack
+from discloud.adapters.cassandra.intents import Intent
+from discloud.adapters.cassandra.names import IDLE, LEVELS, Names
+from discloud.adapters.cassandra.objects import Row, newborn
 from discloud.adapters.cassandra.walk import Walk
 from discloud.core.model import Key, State
 from tests.contract.metadata_objects import BUCKET, draft
 from tests.contract.metadata_parts_contract import entries_of
-
-
-class Found(NamedTuple):
-    name: bytes
-    body: bytes | None
-    maybe_empty: bool | None
-
-
-@dataclass
-class Cell:
-    """An entry: the newest write and the newest removal of it."""
-
-    written: int = -1
-    body: bytes | None = None
-    maybe_empty: bool | None = None
-    removed: int = -1
-
-    @property
-    def alive(self) -> bool:
-        return self.written > self.removed
-
-
-@dataclass
-class Table:
-    """``names`` behind the calls of ``Session``. ``passed``: removed entries that reads went over; ``writes``: what was sent."""
-
-    directories: dict[bytes, dict[bytes, Cell]] = field(default_factory=lambda: defaultdict(dict))
-    passed: int = 0
-    writes: int = 0
-
-    async def write(self, cql: str, *values: Any) -> None:
-        await self.write_all([(cql, values)])
-
-    async def write_all(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
-        await asyncio.sleep(0)
-        for cql, values in statements:
-            self.writes += 1
-            self._write(cql, list(values))
-
-    async def read(self, cql: str, *values: Any, one: bool = False) -> list[Found]:
-        await asyncio.sleep(0)
-        _, directory, _, low, limit = values
-        found: list[Found] = []
-        for name, cell in sorted(self.directories[directory].items(), key=lambda item: item[0]):
-            if name >= low and len(found) < limit:
-                if cell.alive:
-                    found.append(Found(name, cell.body, cell.maybe_empty))
-                else:
-                    self.passed += 1
-        return found
-
-    def _write(self, cql: str, values: list[Any]) -> None:
-        if cql.startswith("DELETE"):
-            stamp, _, directory, _, name = values
-            cell = self.directories[directory].setdefault(name, Cell())
-            cell.removed = max(cell.removed, stamp)
-            return
-        stamp = values.pop()
-        _, directory, _, name, *body = values
-        cell = self.directories[directory].setdefault(name, Cell())
-        if "maybe_empty" in cql:
-            cell.maybe_empty = True
-        if stamp > cell.written:
-            cell.written, cell.body = stamp, body[0] if body else None
+from tests.support.names_table import Noted, Table, names_over
 
 
 @pytest.fixture
@@ -89,12 +25,17 @@ def table() -> Table:
 
 
 @pytest.fixture
-def names(table: Table) -> Names:
-    return Names(table, lambda: 1000.0)  # type: ignore[arg-type]  # what it uses of a session
+def noted() -> Noted:
+    return Noted()
+
+
+@pytest.fixture
+def names(table: Table, noted: Noted) -> Names:
+    return names_over(table, noted)
 
 
 def shown(key: str, seq: int, rev: int = 0) -> Row:
-    return Row(State.COMMITTED, seq, rev, pack(draft(key)))
+    return Row(State.COMMITTED, seq, rev, newborn(draft(key)).body)
 
 
 def null(seq: int) -> Row:
@@ -130,20 +71,20 @@ async def test_the_newest_head_wins_whoever_comes_last(names: Names, table: Tabl
 
 async def test_a_head_that_is_being_moved_is_left_as_it_is_listed(names: Names) -> None:
     await put(names, "a")
-    await names.publish(BUCKET.id, Key("a"), Row(State.MOVED, 1, 1, pack(draft("a"))))
+    await names.publish(BUCKET.id, Key("a"), Row(State.MOVED, 1, 1, newborn(draft("a")).body))
     assert await listed(names) == ["a"]
 
 
 async def test_the_entries_of_directories_are_written_once_an_hour(table: Table) -> None:
-    now = 0.0
-    names = Names(table, lambda: now)  # type: ignore[arg-type]
+    now = 1000.0
+    names = names_over(table, Noted(), lambda: now)
     await put(names, "a/b/c")
     assert table.writes == 3
     await put(names, "a/b/d")
     assert table.writes == 4
     await put(names, "a/e/f")
     assert table.writes == 6
-    now = 3601.0
+    now = 4601.0
     await put(names, "a/b/d", 3)
     assert table.writes == 9
 
@@ -163,7 +104,7 @@ async def test_what_was_emptied_is_not_shown_and_what_comes_back_is(names: Names
 
 async def test_two_that_remove_the_last_two_keys_at_once_leave_nothing(table: Table) -> None:
     for turn in range(20):
-        one, other = (Names(table, lambda: 1000.0) for _ in range(2))  # type: ignore[arg-type]
+        one, other = (names_over(table, Noted()) for _ in range(2))
         key = f"{turn}/a/b", f"{turn}/a/c/d"
         await asyncio.gather(put(one, key[0]), put(other, key[1]))
         await asyncio.gather(remove(one, key[0]), remove(other, key[1]))
@@ -197,7 +138,7 @@ async def test_an_entry_too_large_for_a_batch_is_written_alone(names: Names, tab
 
     table.write_all = count  # type: ignore[method-assign]
     large = draft("a/b/c", metadata=(("k", "v" * 5000),))
-    await names.publish(BUCKET.id, large.key, Row(State.COMMITTED, 1, 0, pack(large)))
+    await names.publish(BUCKET.id, large.key, Row(State.COMMITTED, 1, 0, newborn(large).body))
     assert batches == [1, 2]
     assert await listed(names) == ["a/b/c"]
 
@@ -208,3 +149,89 @@ async def test_what_is_deepest_is_emptied_like_the_rest(names: Names) -> None:
     assert await listed(names, "", "/") == ["d/"]
     await remove(names, key)
     assert await listed(names, "", "/") == []
+
+
+# ---------------------------------------------------------------- gc of directories
+
+
+class Day:
+    """Seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def emptied_directory(table: Table, day: Day) -> tuple[Names, list[Intent]]:
+    """A process that wrote and removed the only key of ``a/b/``, and what it noted."""
+    noted = Noted()
+    names = names_over(table, noted, day)
+    await put(names, "a/b/c")
+    await remove(names, "a/b/c")
+    return names, noted.intents
+
+
+async def test_a_directory_that_was_empty_for_a_day_goes_with_those_above_it(table: Table) -> None:
+    day = Day()
+    names, intents = await emptied_directory(table, day)
+    assert {each.key for each in intents} == {"a/", "a/b/"}
+    assert all(day.now + IDLE < each.due <= day.now + IDLE + 3600 for each in intents)
+    day.now = max(each.due for each in intents)
+    for each in intents:
+        await names.prune(each.bucket, each.key)
+    assert table.shown() == set()
+
+
+async def test_a_directory_that_was_written_within_the_day_stays_and_is_looked_at_again(table: Table) -> None:
+    day = Day()
+    names, intents = await emptied_directory(table, day)
+    day.now += IDLE - 1
+    await names.prune(BUCKET.id, Key("a/b/"))
+    assert table.shown() == {"a/", "a/b/"}
+    assert len(intents) == 2, "it is noted once for the hour"
+
+
+async def test_a_directory_that_is_in_use_again_stays(table: Table) -> None:
+    day = Day()
+    names, _ = await emptied_directory(table, day)
+    day.now += 2 * IDLE
+    await put(names, "a/b/d", 3)
+    day.now += 2 * IDLE
+    for directory in ("a/b/", "a/"):
+        await names.prune(BUCKET.id, Key(directory))
+    assert await listed(names) == ["a/b/d"]
+
+
+async def test_what_comes_between_a_look_and_the_removal_stays(table: Table) -> None:
+    """Also what is published late, of a head that is older than the removal."""
+    day = Day()
+    names, _ = await emptied_directory(table, day)
+    day.now += 2 * IDLE
+    other = names_over(table, Noted(), day)
+    real = table.write
+
+    async def between(cql: str, *values: Any) -> None:
+        table.write = real  # type: ignore[method-assign]
+        await put(other, "a/b/d", 3)
+        await real(cql, *values)
+
+    table.write = between  # type: ignore[method-assign]
+    await names.prune(BUCKET.id, Key("a/b/"))
+    assert await listed(names) == ["a/b/d"]
+    assert await listed(names, "", "/") == ["a/"]
+
+
+async def test_a_directory_that_a_late_put_wrote_after_it_was_emptied_is_not_shown(table: Table) -> None:
+    """Its mark stays as long as it does."""
+    day = Day()
+    names, intents = await emptied_directory(table, day)
+    day.now += 10
+    await put(names_over(table, Noted(), day), "a/b/c", 1)
+    day.now += IDLE - 5
+    await names.prune(BUCKET.id, Key("a/"))
+    assert await listed(names, "", "/") == []
+    day.now = max(each.due for each in intents)
+    await names.prune(BUCKET.id, Key("a/"))
+    assert table.shown() == {"a/b/"}

@@ -107,7 +107,18 @@ class Mesh:
         self.intents = Intents(self.session, self.clock)  # type: ignore[arg-type]
         self.rows = Rows(self.intents)
         self.log = AllLog(self.session, self.clock)  # type: ignore[arg-type]
-        self.queues = CassandraQueues(self.session, self.intents, self.log, self.rows, self.clock)  # type: ignore[arg-type]
+        self.tidied: list[float] = []
+        self.queues = CassandraQueues(
+            self.session,  # type: ignore[arg-type]
+            self.intents,
+            self.log,
+            self.rows,
+            self.tidy,
+            self.clock,
+        )
+
+    async def tidy(self, now: float) -> None:
+        self.tidied.append(now)
 
     async def begin(self, **given: Any) -> Version:
         version = draft("a", **{"due": NOW + 300, **given})

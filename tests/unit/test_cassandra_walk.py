@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from discloud.adapters.cassandra.names import LEVELS, ancestors, cut, cut_directory
-from discloud.adapters.cassandra.objects import pack
+from discloud.adapters.cassandra.objects import newborn
 from discloud.adapters.cassandra.walk import Walk
 from discloud.core.model import BucketId
 from tests.contract.metadata_objects import BUCKET, draft
@@ -36,7 +36,7 @@ class Index:
 
     def put(self, key: str) -> None:
         directory, name = cut(key.encode())
-        self.directories[directory][name] = Entry(name, pack(draft(key)), None)
+        self.directories[directory][name] = Entry(name, newborn(draft(key)).body, None)
         for each in ancestors(directory):
             above, name = cut_directory(each)
             self.directories[above].setdefault(name, Entry(name, None, None))

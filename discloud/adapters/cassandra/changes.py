@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 from weakref import WeakValueDictionary
 
+from discloud.adapters.cassandra.manifests import is_long
 from discloud.adapters.cassandra.moves import Moves
 from discloud.adapters.cassandra.objects import HEAD, Edit, Objects, Row, Rows
 from discloud.adapters.cassandra.snapshot import Missing, Name, Snapshot
@@ -49,7 +50,7 @@ class Change(Generic[T]):
     ``has_bucket`` is given to the rule.
     ``beside`` gives the steps that run together with each transaction, sent in their order and before it (intents, hints);
     ``after`` runs when one was applied, or when nothing had to change (the snapshot has no edits then: the change was made
-    before). All may be repeated.
+    before). All may be repeated. ``keep``: seconds for which the row of a version that was replaced stays.
     """
 
     name: Name
@@ -57,6 +58,7 @@ class Change(Generic[T]):
     versions: Sequence[VersionId] = ()
     guess: Callable[[], Snapshot] | None = None
     has_bucket: bool = True
+    keep: float = 0.0
     beside: Callable[[Snapshot], Sequence[Step]] = _no_steps
     after: Callable[[Snapshot], Awaitable[None]] = _nothing
 
@@ -109,8 +111,8 @@ class Changes:
         return snapshot
 
     def remember(self, name: Name, head: Row | None) -> None:
-        """A head's row as it was just seen."""
-        if head is not None and head.state == State.MOVED:
+        """A head's row as it was just seen; one with a long manifest is not worth its memory."""
+        if head is not None and (head.state == State.MOVED or is_long(head.body)):
             self._recent.pop(name, None)
             return
         self._recent[name] = head
@@ -173,7 +175,7 @@ class Changes:
         except OutcomeUnknown:
             progress.doubtful = True
             met = (await self.load(at, _beside_head(edits), has=snapshot.has)).loaded[at]
-            applied = was_applied(edits, met)
+            applied = was_applied(edits, met, kept=progress.seconds < change.keep / 2)
             progress.doubtful = False
         except asyncio.CancelledError:
             for step in beside:
@@ -220,8 +222,14 @@ class Progress:
 
     def __init__(self) -> None:
         self.tries = 0
+        self._began = asyncio.get_running_loop().time()
         self.sent = self.doubtful = self.applied = False
         self.beside: BaseException | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the change began; also those for which the process was paused."""
+        return asyncio.get_running_loop().time() - self._began
 
     def __enter__(self) -> Self:
         return self
@@ -259,21 +267,22 @@ def _beside_head(edits: Sequence[Edit]) -> list[VersionId]:
     return [edit.version for edit in edits if edit.version != HEAD]
 
 
-def was_applied(edits: Sequence[Edit], rows: Rows) -> bool:
+def was_applied(edits: Sequence[Edit], rows: Rows, *, kept: bool) -> bool:
     """Whether a change of unknown outcome was applied, by its rows as they are now: its edits apply together.
 
-    False also where the rule itself sees it: the version that it brought is there. Raises: OutcomeUnknown: others changed the
-    object since, and what it brought may have come and gone. Made again it would undo what they did.
+    False also where the rule itself sees it: the version that it brought is there. ``kept``: no row that it wrote can be gone
+    again. Raises: OutcomeUnknown: others changed the object since, and what it brought may have come and gone. Made again it
+    would undo what they did.
     """
     now = [(edit, rows.get(edit.version)) for edit in edits]
     if any(same(row, edit.after) for edit, row in now):
         return True
-    if any(_tells(edit, row) for edit, row in now):
+    if any(_tells(edit, row, kept=kept) for edit, row in now):
         return False
     raise OutcomeUnknown("others changed the object meanwhile, and whether this did is not told any more")
 
 
-def _tells(edit: Edit, now: Row | None) -> bool:
+def _tells(edit: Edit, now: Row | None, *, kept: bool) -> bool:
     """Whether this row shows that its change was not made, or lets the rule see what became of it.
 
     A head's seq only grows, so one below what it would have got was not passed by; nor was it removed: that comes 30 days after.
@@ -282,8 +291,10 @@ def _tells(edit: Edit, now: Row | None) -> bool:
         return True
     if edit.before is not None and same(now, edit.before):
         return True
-    if now is None or edit.after is None:
+    if edit.after is None:
         return False
+    if now is None:
+        return kept
     if edit.version == HEAD:
         return now.seq < edit.after.seq
     return edit.before is None or edit.before.state == State.DRAFT

@@ -7,6 +7,8 @@ finds an intent reads the row that it points to and goes by that; so an intent t
     settling(version, due)    before the LWT of any other change that owes something afterwards; ended after the last step
     dead(version)             after the LWT that killed it (abort: before), at the row's own ``due``; ended by forget
     repairing(repair)         the queues' own
+    vacant(name, due)         before what tells of a null head is forgotten; ended by ``tidying``
+    emptied(directory, due)   with the mark that a directory may be empty; ended by ``tidying``
 
 Invariant: a minute is taken off the list of minutes only when it has been over for ``OVER`` seconds and is empty, and nobody
 writes to a minute that has been over for ``STALE`` seconds: the time of every write is looked at again after it. Between lie the
@@ -33,6 +35,7 @@ from discloud.core.model import BucketId, Key, Repair, Version, VersionId
 SHARDS = 8
 """Partitions of one minute: no single one takes all writes of a busy mesh."""
 MINUTE = 60.0
+_HOUR = 3600.0
 OVER = 120.0
 """Seconds after which an empty minute is never read again."""
 STALE = 30.0
@@ -75,6 +78,10 @@ class Kind(IntEnum):
     """Dead versions, due for gc."""
     REPAIR = 3
     """Blobs that lack copies."""
+    VACANT = 4
+    """Heads that show nothing."""
+    EMPTY = 5
+    """Directories that may be empty; the intent's key is the directory."""
 
 
 Partition = tuple[Kind, int, int]
@@ -139,6 +146,22 @@ def repairing(repair: Repair) -> Intent:
     return Intent(
         Kind.REPAIR, repair.bucket, repair.key, blob.version, repair.not_before, blob=str(blob), tag=tag
     )
+
+
+def vacant(bucket: BucketId, key: Key, due: float) -> Intent:
+    """Somebody looks at ``due`` whether the object's head still shows nothing. Noted again for the same time it stays one."""
+    return Intent(Kind.VACANT, bucket, key, _id_of(bucket, key), due)
+
+
+def emptied(bucket: BucketId, directory: Key, due: float) -> Intent:
+    """Somebody looks in the hour after ``due`` whether the directory is still empty: one intent for all who ask in an hour."""
+    hour = (due // _HOUR + 1) * _HOUR
+    return Intent(Kind.EMPTY, bucket, directory, _id_of(bucket, directory), hour)
+
+
+def _id_of(bucket: BucketId, key: Key) -> VersionId:
+    """What stands for a name where no version is meant."""
+    return VersionId(str(uuid.uuid5(uuid.UUID(bucket), key)))
 
 
 class Intents:

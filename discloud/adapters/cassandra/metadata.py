@@ -41,7 +41,7 @@ class CassandraMetadata:
         self.versions = CassandraVersions(
             session, ids, intents, log, lambda: self.queues, clock, monotonic, draw
         )
-        self.queues = CassandraQueues(session, intents, log, self.versions, clock)
+        self.queues = CassandraQueues(session, intents, log, self.versions, self.versions.tidying.run, clock)
         self.buckets = CassandraBuckets(session, ids, intents, self.versions, settle)
         self.accounts = CassandraAccounts(session)
         self.nodes = CassandraNodes(session)

@@ -69,6 +69,9 @@ class Moves:
         marked = replace(head, state=State.MOVED, rev=head.rev + 1)
         row = Row(State.MOVED, journal.seq, own.rev + 1, journal.pack())
         edits = (Edit(HEAD, head, marked), Edit(version, own, row, blind=True))
+        for edit in journal.edits:  # whoever finishes it has the journal only
+            if edit.version != HEAD:
+                await self._objects.write_parts(edit.version, edit.after)
         applied, _ = await self._objects.apply(*name, edits)
         return applied
 

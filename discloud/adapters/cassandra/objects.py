@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgpack
-
+from discloud.adapters.cassandra import manifests
+from discloud.adapters.cassandra.manifests import Manifests, Parts, is_long
 from discloud.adapters.cassandra.session import Applied, Session, Statement
+from discloud.adapters.heads import COLLECTABLE
 from discloud.adapters.listing import utf8
 from discloud.core.model import BucketId, Key, State, Version, VersionId
 from discloud.core.records import from_record, to_record
-from discloud.errors import Corrupt, Invalid
+from discloud.errors import Corrupt, Invalid, Unavailable
 
 HEAD = VersionId(str(uuid.UUID(int=0)))
 """The version id under which a head's row is kept."""
@@ -42,13 +43,17 @@ _DELETE = f"DELETE FROM objects {_WHERE} {_SAME}"  # noqa: S608 - our own names
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it is kept. ``formers``: the keys that the version was moved away from; None = as they are."""
+    """A row as it is kept. ``formers``: the keys that the version was moved away from; None = as they are.
+
+    ``parts``: those of a long manifest (``manifests``), which the body names.
+    """
 
     state: int
     seq: int
     rev: int
     body: bytes | None
     formers: tuple[bytes, ...] | None = None
+    parts: Parts | None = field(default=None, compare=False, repr=False)
 
 
 Rows = Mapping[VersionId, Row | None]
@@ -66,16 +71,17 @@ class Edit:
 
 
 class Objects:
-    """The table, over a session."""
+    """The table, over a session; what it gives and takes are rows with their parts."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._manifests = Manifests(session)
 
     async def head(self, bucket: BucketId, key: Key, *, one: bool = False) -> Row | None:
         """The head's row at the quorum's level, or (``one``) as any replica has it. Raises: Unavailable."""
         at = _uuid(bucket)
         found = await self._session.read(_HEAD, at, utf8(key), one=one) if at else []
-        return _row(found[0]) if found else None
+        return await self.whole(_row(found[0]), one=one) if found else None
 
     async def rows(
         self,
@@ -93,42 +99,78 @@ class Objects:
         if at and ids:
             found = await self._session.read(_READ, at, utf8(key), ids, strict=strict, one=one)
         by_id = {row.version: _row(row) for row in found}
-        return {version: by_id.get(id) if id else None for version, id in wanted.items()}
+        return await self._whole_of(
+            {version: by_id.get(id) if id else None for version, id in wanted.items()}, one=one
+        )
+
+    async def whole(self, row: Row, *, one: bool = False) -> Row:
+        """The row with its parts; a dead version whose parts were dropped has no segments any more. Raises: Unavailable."""
+        if not is_long(row.body) or row.parts is not None:
+            return row
+        assert row.body is not None, "a long body is one"
+        parts = await self._manifests.read(row.body, one=one)
+        if row.state not in COLLECTABLE and not parts.keys() >= set(manifests.parts_of(row.body)[1]):
+            raise Unavailable("the replicas that answered do not have the whole manifest", "repeat it")
+        return replace(row, parts=parts)
 
     async def birth(self, draft: Version) -> None:
         """Write a draft's row; where the version has one already, nothing changes. Raises: Invalid, Unavailable."""
-        await self._session.write(_DRAFT, *_values(newborn(draft)), *_name(draft.bucket, draft.key, draft.id))
+        row = newborn(draft)
+        await self.write_parts(draft.id, row)
+        await self._session.write(_DRAFT, *_values(row), *_name(draft.bucket, draft.key, draft.id))
+
+    async def write_parts(self, version: VersionId, row: Row | None) -> None:
+        """What must be there before a row of that version is written. Raises: Unavailable."""
+        if row is not None and row.parts:
+            await self._manifests.write(version, row.parts)
+
+    async def drop_parts(self, version: VersionId) -> None:
+        """The version is dead and its blobs are gone. Raises: Unavailable."""
+        await self._manifests.drop(version)
 
     async def apply(self, bucket: BucketId, key: Key, edits: Sequence[Edit]) -> tuple[bool, Rows | None]:
         """Make these changes of one partition, or none; of a refusal also the rows it met, if it tells them.
 
         Raises: Invalid, OutcomeUnknown, Unavailable (definitely not applied).
         """
-        applied = await self._session.apply(
-            *(_statement(_name(bucket, key, edit.version), edit) for edit in edits)
-        )
-        return applied.applied, None if applied.applied else _met(edits, applied)
+        statements = [_statement(_name(bucket, key, edit.version), edit) for edit in edits]
+        for edit in edits:
+            if edit.version != HEAD:  # what the head shows has a row of its own, which is written with it
+                await self.write_parts(edit.version, edit.after)
+        applied = await self._session.apply(*statements)
+        if applied.applied:
+            return True, None
+        met = _met(edits, applied)
+        return False, await self._whole_of(met) if met is not None else None
+
+    async def _whole_of(self, rows: Rows, *, one: bool = False) -> dict[VersionId, Row | None]:
+        """One after the other: a version and the head that shows it have the same parts."""
+        return {
+            version: await self.whole(row, one=one) if row is not None else None
+            for version, row in rows.items()
+        }
 
 
 def newborn(draft: Version) -> Row:
     """The row of a draft that was just begun. Raises: Invalid."""
-    return Row(State.DRAFT, 0, 0, pack(replace(draft, state=State.DRAFT)))
+    return row_of(replace(draft, state=State.DRAFT), State.DRAFT, 0, 0)
 
 
-def pack(version: Version) -> bytes:
-    """The body of a version; its bucket and key are the partition's. Raises: Invalid (what no record can carry)."""
+def row_of(version: Version, state: int, seq: int, rev: int) -> Row:
+    """The row that keeps a version; its bucket and key are the partition's. Raises: Invalid (what no record can carry)."""
     record = to_record(version)
     record[0] = record[1] = None
     try:
-        return bytes(msgpack.packb(record))
+        body, parts = manifests.pack(record)
     except (ValueError, TypeError, OverflowError) as error:
         raise Invalid(f"this cannot be stored: {error}") from error
+    return Row(state, seq, rev, body, parts=parts)
 
 
-def unpack(bucket: BucketId, key: Key, body: bytes) -> Version:
-    """The version of a body. Raises: Corrupt."""
+def unpack(bucket: BucketId, key: Key, body: bytes, parts: Parts | None = None) -> Version:
+    """The version of a body; a long one has the segments of ``parts`` only. Raises: Corrupt."""
     try:
-        record = msgpack.unpackb(body)
+        record = manifests.unpack(body, parts)
         record[0], record[1] = bucket, key
         return from_record(Version, record)
     except (ValueError, TypeError, IndexError) as error:

@@ -44,7 +44,7 @@ _SETTLED = 86_400.0
 """Seconds within which every intent of a change that may be half done is due."""
 _ALL = 1 << 60
 TABLES = (
-    "objects", "names", "intents", "intent_minutes", "blobs_by_node", "repair_queue", "all_log", "all_log_minutes",
+    "objects", "segments", "names", "intents", "intent_minutes", "blobs_by_node", "repair_queue", "all_log", "all_log_minutes",
     "buckets", "bucket_names", "accounts", "account_digests", "nodes", "node_names", "leases",
 )  # fmt: skip
 """Everything that ``erase`` empties: all tables but ``schema_version``."""

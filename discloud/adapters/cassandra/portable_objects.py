@@ -17,12 +17,14 @@ import msgpack
 from discloud.adapters.cassandra.all_log import MICROS, AllLog
 from discloud.adapters.cassandra.hints import Hints
 from discloud.adapters.cassandra.intents import Intents, dead, lease, repairing
+from discloud.adapters.cassandra.intents import vacant as intent_of_vacant
 from discloud.adapters.cassandra.moves import Journal, Moves
 from discloud.adapters.cassandra.names import Names
-from discloud.adapters.cassandra.objects import HEAD, NULL, Objects, pack, unpack
+from discloud.adapters.cassandra.objects import HEAD, NULL, Objects, row_of, unpack
 from discloud.adapters.cassandra.objects import Row as Cells
 from discloud.adapters.cassandra.session import Session, Statement
 from discloud.adapters.cassandra.snapshot import moved_to
+from discloud.adapters.cassandra.tidying import due_of
 from discloud.adapters.cassandra.walk import Walk
 from discloud.adapters.heads import COLLECTABLE
 from discloud.adapters.listing import utf8
@@ -67,9 +69,9 @@ class PortableObjects:
         self._session = session
         self._objects = Objects(session)
         self._moves = Moves(self._objects)
-        self._names = Names(session, clock)
         self._hints = Hints(session)
         self._intents = Intents(session, clock)
+        self._names = Names(session, self._intents, clock)
         self._log = AllLog(session, clock)
 
     # ------------------------------------------------------------ reading
@@ -92,17 +94,17 @@ class PortableObjects:
 
     async def _portable(self, kind: Kind, met: _Met) -> Row | None:
         """The row as one of ``kind``, None = it is none of them."""
-        cells = met.cells
+        cells = await self._objects.whole(met.cells)
         if met.version == HEAD:
             if cells.body is None:
                 return Vacant(met.bucket, met.key, cells.seq) if kind is Kind.VACANT else None
-            return unpack(met.bucket, met.key, cells.body) if kind is Kind.HEADS else None
+            return unpack(met.bucket, met.key, cells.body, cells.parts) if kind is Kind.HEADS else None
         if (
             kind is Kind.BESIDE
             and cells.body is not None
             and cells.state not in (State.COMMITTED, State.MOVED)
         ):
-            return unpack(met.bucket, met.key, cells.body)
+            return unpack(met.bucket, met.key, cells.body, cells.parts)
         if kind is Kind.MOVED and cells.formers and cells.state != State.MOVED:
             return await self._moved(met, [Key(each.decode()) for each in cells.formers])
         return None
@@ -153,7 +155,8 @@ class PortableObjects:
 
     async def write_head(self, head: Version) -> None:
         """The version's row and the head's, which shows a copy of it; then the listing and the hints. Raises: Invalid, Unavailable."""
-        cells = Cells(State.COMMITTED, head.seq, 0, pack(head))
+        cells = row_of(head, State.COMMITTED, head.seq, 0)
+        await self._objects.write_parts(head.id, cells)
         own, shown = _birth(head.bucket, head.key, head.id, cells), _birth(head.bucket, head.key, HEAD, cells)
         await self._session.write_all([own, shown])
         await self._hints.add(head)
@@ -167,7 +170,8 @@ class PortableObjects:
             await self._intents.note(dead(version))
         await self._hints.add(version)
         seq = 0 if version.state is State.DRAFT else version.seq
-        cells = Cells(version.state, seq, 0, pack(version))
+        cells = row_of(version, version.state, seq, 0)
+        await self._objects.write_parts(version.id, cells)
         await self._session.write_all([_birth(version.bucket, version.key, version.id, cells)])
 
     async def write_moved(self, moved: MovedVersion) -> None:
@@ -180,7 +184,8 @@ class PortableObjects:
         await self._session.write(_FORMERS, *name, formers)
 
     async def write_vacant(self, vacant: Vacant) -> None:
-        """A head that shows nothing. Raises: Unavailable."""
+        """A head that shows nothing, until it is old enough to go. Raises: Unavailable."""
+        await self._intents.note(intent_of_vacant(vacant.bucket, vacant.key, due_of(vacant.seq)))
         await self._session.write_all(
             [_birth(vacant.bucket, vacant.key, HEAD, Cells(NULL, vacant.seq, 0, None))]
         )

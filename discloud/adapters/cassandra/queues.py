@@ -50,7 +50,7 @@ class VersionRows(Protocol):
 
 
 class CassandraQueues:
-    """The ``Queues`` port. ``clock`` gives epoch seconds."""
+    """The ``Queues`` port. ``tidy`` removes what is due at a time and nobody asks for; ``clock`` gives epoch seconds."""
 
     def __init__(
         self,
@@ -58,12 +58,14 @@ class CassandraQueues:
         intents: Intents,
         log: AllLog,
         rows: VersionRows,
+        tidy: Callable[[float], Awaitable[None]],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._session = session
         self._intents = intents
         self._log = log
         self._rows = rows
+        self._tidy = tidy
         self._clock = clock
 
     async def expired(self, now: float, limit: int) -> tuple[Version, ...]:
@@ -72,8 +74,10 @@ class CassandraQueues:
         return tuple(sorted(drafts, key=attrgetter("due"))[:limit])
 
     async def collectable(self, now: float, limit: int) -> tuple[Version, ...]:
-        """See ``Queues.collectable``."""
+        """See ``Queues.collectable``. Whoever comes to the end of it also tidies: nothing is more urgent then."""
         found = await self._due(Kind.DEAD, now, limit, self._dead)
+        if len(found) < limit:
+            await self._tidy(now)
         return tuple(sorted(found, key=attrgetter("due"))[:limit])
 
     async def postpone(self, version: Version, due: float) -> None:

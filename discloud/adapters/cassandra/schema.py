@@ -45,8 +45,13 @@ TABLES: tuple[str, ...] = (
     """CREATE TABLE IF NOT EXISTS objects (
         bucket uuid, key blob, version uuid, state tinyint, seq bigint, rev int, body blob, formers frozen<set<blob>>,
         PRIMARY KEY ((bucket, key), version)) WITH compaction = {'class': 'LeveledCompactionStrategy'}""",
-    # The directory index: `name` of `dir` (which ends in "/", "" = the top). A name that ends in "/" is a directory: no
-    # body; maybe_empty = look into it before showing it. Written USING TIMESTAMP from the head's seq and rev. What was removed
+    # The manifests of more than 64 segments, cut into parts that never change (manifests.py); the version's row names them.
+    """CREATE TABLE IF NOT EXISTS segments (
+        version uuid, part blob, body blob, PRIMARY KEY ((version), part))
+        WITH compaction = {'class': 'LeveledCompactionStrategy'}""",
+    # The directory index: `name` of `dir` (which ends in "/", "" = the top). A name that ends in "/" is a directory: an empty
+    # body, maybe_empty = look into it before showing it. Written USING TIMESTAMP from the head's seq and rev, a directory's
+    # from the writer's clock. What was removed
     # is kept a day only, since a page reads over it; a replica that was away for longer needs a repair before it returns.
     """CREATE TABLE IF NOT EXISTS names (
         bucket uuid, dir blob, shard smallint, name blob, body blob, maybe_empty boolean,

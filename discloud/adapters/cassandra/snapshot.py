@@ -7,11 +7,12 @@ conditional on what it assumed, but a refusal of the rule counts only on a snaps
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgpack
 
-from discloud.adapters.cassandra.objects import HEAD, NULL, Edit, Row, Rows, pack, unpack
+from discloud.adapters.cassandra.manifests import Parts, is_long
+from discloud.adapters.cassandra.objects import HEAD, NULL, Edit, Row, Rows, row_of, unpack
 from discloud.adapters.rows import Moved
 from discloud.core.model import BucketId, Key, Repair, State, Version, VersionId
 
@@ -90,12 +91,12 @@ class Snapshot:
 
     def write_head(self, head: Version) -> None:
         """See ``Rows``."""
-        name, body = (head.bucket, head.key), pack(head)
-        self._write_head(name, State.COMMITTED, head.seq, body)
+        name, kept = (head.bucket, head.key), row_of(head, State.COMMITTED, head.seq, 0)
+        self._write_head(name, kept)
         own = self.loaded[name].get(head.id)
         shown = self.head(*name)
         blind = shown is not None and shown.id == head.id
-        after = Row(State.COMMITTED, head.seq, own.rev + 1 if own else 0, body)
+        after = replace(kept, rev=own.rev + 1 if own else 0)
         self._write(name, Edit(head.id, own, after, blind))
 
     def write_first_head(self, head: Version) -> bool:
@@ -108,7 +109,7 @@ class Snapshot:
 
     def remove_head(self, bucket: BucketId, key: Key) -> None:
         """See ``Rows``: the head's ``seq`` is the floor by now."""
-        self._write_head((bucket, key), NULL, self.floor, None)
+        self._write_head((bucket, key), Row(NULL, self.floor, 0, None))
 
     def write_row(self, version: Version) -> None:
         """See ``Rows``. A row that was the head's until now is blind; its own ``rev`` begins anew with its state."""
@@ -116,7 +117,7 @@ class Snapshot:
         shown = self.head(*name)
         own = None if shown and shown.id == version.id else self.stored(name, version.id)
         rev = own.rev + 1 if own and own.state == version.state else 0
-        after = Row(version.state, version.seq, rev, pack(version))
+        after = row_of(version, version.state, version.seq, rev)
         self._write(name, Edit(version.id, own, after, blind=bool(shown and shown.id == version.id)))
         self.left[version.id] = version
 
@@ -140,10 +141,11 @@ class Snapshot:
         """See ``Rows``."""
         self.repairs.append(repair)
 
-    def _write_head(self, name: Name, state: int, seq: int, body: bytes | None) -> None:
+    def _write_head(self, name: Name, head: Row) -> None:
+        """``rev`` counts from the head's ``seq``."""
         before = self.stored(name, HEAD)
-        rev = before.rev + 1 if before and before.seq == seq else 0
-        self._write(name, Edit(HEAD, before, Row(state, seq, rev, body)))
+        rev = before.rev + 1 if before and before.seq == head.seq else 0
+        self._write(name, Edit(HEAD, before, replace(head, rev=rev)))
 
     def _write(self, name: Name, edit: Edit) -> None:
         self.wrote.setdefault(name, {})[edit.version] = edit
@@ -151,7 +153,7 @@ class Snapshot:
 
 def read_head(bucket: BucketId, key: Key, row: Row | None) -> Version | None:
     """The version that a head's row shows. Raises: Corrupt."""
-    return None if row is None or row.body is None else unpack(bucket, key, row.body)
+    return None if row is None or row.body is None else unpack(bucket, key, row.body, _parts(row))
 
 
 def read_row(bucket: BucketId, key: Key, row: Row | None) -> Version | Moved | None:
@@ -160,7 +162,13 @@ def read_row(bucket: BucketId, key: Key, row: Row | None) -> Version | Moved | N
         return None
     if row.state == State.MOVED:
         return Moved(moved_to(row.body))
-    return unpack(bucket, key, row.body)
+    return unpack(bucket, key, row.body, _parts(row))
+
+
+def _parts(row: Row) -> Parts | None:
+    """Those of a long manifest: a rule that saw it without them would write it without them."""
+    assert row.parts is not None or not is_long(row.body), "rows are read whole"
+    return row.parts
 
 
 def moved_to(body: bytes) -> Key:

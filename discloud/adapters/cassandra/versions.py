@@ -25,6 +25,7 @@ from discloud.adapters.cassandra.changes import Changes
 from discloud.adapters.cassandra.consequences import Consequences, RepairQueue
 from discloud.adapters.cassandra.hints import Hints
 from discloud.adapters.cassandra.intents import Intent, Intents, dead, lease, settling
+from discloud.adapters.cassandra.manifests import LONG, is_long
 from discloud.adapters.cassandra.mover import Mover
 from discloud.adapters.cassandra.moves import Moves
 from discloud.adapters.cassandra.names import Names
@@ -32,6 +33,7 @@ from discloud.adapters.cassandra.objects import HEAD, Edit, Objects, Row, newbor
 from discloud.adapters.cassandra.reading import ReadVersions
 from discloud.adapters.cassandra.session import Session
 from discloud.adapters.cassandra.snapshot import Name, Snapshot
+from discloud.adapters.cassandra.tidying import Tidying
 from discloud.adapters.cassandra.together import Step, all_of
 from discloud.adapters.heads import LIVE
 from discloud.adapters.listing import utf8
@@ -93,7 +95,7 @@ class CassandraVersions(ReadVersions):
         bits: Callable[[int], int] = random.getrandbits,
     ) -> None:
         objects = Objects(session)
-        moves, names = Moves(objects), Names(session, monotonic)
+        moves, names = Moves(objects), Names(session, intents, clock)
         super().__init__(objects, moves, names, Hints(session), monotonic)
         self._ids = ids
         self._intents = intents
@@ -102,6 +104,7 @@ class CassandraVersions(ReadVersions):
         self._changes = Changes(objects, moves, session.patience, clock, draw)
         self._consequences = Consequences(names, intents, log, self._hints, moves, repairs)
         self._mover = Mover(self._changes, moves, self._consequences, intents, session.patience, self._later)
+        self.tidying = Tidying(intents, names, moves, objects, clock)
         self._drafts: OrderedDict[VersionId, _Begun] = OrderedDict()
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -172,6 +175,7 @@ class CassandraVersions(ReadVersions):
             lambda rows, now: heads.commit(rows, change, only, now),
             (version.id,) if version else (),
             partial(self._changes.guess, (change.bucket, change.key), own) if own or not is_put else None,
+            keep=change.keep,
         )
         fresh = version if is_put else None
         return await self._to_its_end(self._commit(work, fresh, change.repairs, leased=is_put))
@@ -246,6 +250,7 @@ class CassandraVersions(ReadVersions):
             (version.id,),
             partial(self._changes.guess, name, own) if has else None,
             has,
+            keep,
         )
         return await self._commit(work, version, repairs, leased=begun is not None)
 
@@ -272,8 +277,8 @@ class CassandraVersions(ReadVersions):
         except OutcomeUnknown:
             raise
         except DiscloudError:
-            if not leased:
-                self._consequences.end(*noted.intents.values())
+            if not leased and not (fresh and len(fresh.segments) > LONG):
+                self._consequences.end(*noted.intents.values())  # of a long one the sweeper drops the parts
             if noted.rest and repairs:
                 self._consequences.later(self._consequences.take_back(repairs))
             raise
@@ -301,32 +306,39 @@ class CassandraVersions(ReadVersions):
         return committed
 
     async def _forget(self, version: Version) -> None:
-        name, row = await self._located(version)
+        name = await self._located(version)
+        if name is None:
+            return
+        rows = await self._objects.rows(*name, (HEAD, version.id))
+        row = rows[version.id]
         if row is not None and row.state not in LIVE:
             for former in row.formers or ():
                 await self._forget_former((version.bucket, Key(former.decode())), version.id)
-        if name is None:
-            return
+            await self.tidying.note_vacant(name, rows[HEAD], row)
+            if is_long(row.body) or row.state == State.ABORTED:
+                await self._objects.drop_parts(version.id)
         at = replace(version, key=name[1])
         await self._changes.run(Work(name, lambda rows, _: heads.forget(rows, at), (version.id,)))
         self._consequences.later(self._hints.remove(version))
 
-    async def _located(self, version: Version) -> tuple[Name | None, Row | None]:
-        """Where a version's row is now, and it."""
+    async def _located(self, version: Version) -> Name | None:
+        """Where a version's row is now."""
         try:
-            key = (await self.find(version.bucket, version.key, version.id)).key
+            return version.bucket, (await self.find(version.bucket, version.key, version.id)).key
         except NoSuchVersion:
-            return None, None
-        name = (version.bucket, key)
-        return name, (await self._objects.rows(*name, (version.id,)))[version.id]
+            return None
 
     async def _forget_former(self, name: Name, version: VersionId) -> None:
         """What a move left."""
-        row = (await self._moves.settled(name, (HEAD, version)))[version]
+        rows = await self._moves.settled(name, (HEAD, version))
+        row = rows[version]
         if row is not None and row.state == State.MOVED:
+            await self.tidying.note_vacant(name, rows[HEAD], row)
             await self._objects.apply(*name, (Edit(version, row, None),))
 
     def _remember(self, draft: Version, row: Row) -> None:
+        if is_long(row.body):
+            return
         nodes = frozenset(node for _, holders in draft.blobs() for node in holders)
         self._drafts[draft.id] = _Begun(row, nodes)
         self._drafts.move_to_end(draft.id)
