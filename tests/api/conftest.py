@@ -1,4 +1,4 @@
-"""The API's tests run twice: with metadata in memory, and in the Cassandra that tests share (``kept``)."""
+"""The API's tests run twice: all in memory, and on the Cassandra and Redis that tests share (``kept``)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.support.cassandra_tables import drop_keyspace
 from tests.support.grid import Keeping, in_cassandra, in_memory
 
 
-@pytest.fixture(scope="module", params=["memory", "cassandra"])
+@pytest.fixture(scope="module", params=["memory", "cluster"])
 def kept(request: pytest.FixtureRequest) -> Keeping:
-    """Where a grid's metadata are."""
+    """Where a grid's metadata are and its nodes meet."""
     if request.param == "memory":
         return in_memory
     request.getfixturevalue("shared_keyspace")

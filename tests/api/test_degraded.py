@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from discloud.adapters.memory_metadata import MemoryMetadata
 from discloud.ports import Metadata
 from tests.api.test_fast import ask
-from tests.support.grid import MESH, TOKEN, Grid, grid
+from tests.support.grid import MESH, TOKEN, Grid, Kept, grid
 from tests.support.quorum import Quorum, QuorumMetadata
 
 LABEL = "Discloud-Consistency"
@@ -46,14 +46,14 @@ async def degradable(count: int = 3, **settings: Any) -> AsyncIterator[Mesh]:
     each: list[QuorumMetadata] = []
 
     @asynccontextmanager
-    async def kept() -> AsyncIterator[Callable[[], Metadata]]:
+    async def kept() -> AsyncIterator[Kept]:
         real = MemoryMetadata(MESH)
 
         def of_a_gateway() -> Metadata:
             each.append(QuorumMetadata(real))
             return each[-1].port()
 
-        yield of_a_gateway
+        yield Kept(of_a_gateway)
 
     async with grid(count, kept=kept, **settings) as running:
         yield Mesh(running, each)

@@ -1,7 +1,7 @@
 """A mesh inside the test's own process: real gateways and real HTTP, blobs in memory, nodes that fail on command.
 
 Nothing but the adapters differs from a real mesh; it starts in milliseconds. Its metadata are in memory too, or in the Cassandra
-that tests share: then it starts in half a second.
+that tests share, and its nodes meet at their Redis: then it starts in half a second.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,7 @@ import aiohttp
 from discloud.adapters.cassandra.metadata import CassandraMetadata
 from discloud.adapters.memory_blobs import MemoryBlobs
 from discloud.adapters.memory_metadata import MemoryMetadata
+from discloud.adapters.redis_membership import RedisMembership
 from discloud.api.app import App
 from discloud.api.call import Surface
 from discloud.api.server import Listening, serve
@@ -51,24 +52,42 @@ from discloud.ports import Blobs, Metadata
 from discloud.transfer.pace import Pace
 from discloud.transfer.threads import Threads
 from tests.support.cassandra_tables import keyspace_session
+from tests.support.servers import shared_redis
 
 TOKEN = "test-token"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 MESH = "11111111-1111-4111-8111-111111111111"
-Keeping = Callable[[], AbstractAsyncContextManager[Callable[[], Metadata]]]
-"""Opens the metadata of an empty mesh: calls give what each gateway has of them. All are closed at the end."""
+
+
+async def met_at_once(nodes: Sequence[Node]) -> View:
+    """Everybody knows everybody."""
+    return View(1, tuple(nodes))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An empty mesh's servers: ``metadata`` gives what a gateway has of them, ``meet`` the nodes as the roots see them."""
+
+    metadata: Callable[[], Metadata]
+    meet: Callable[[Sequence[Node]], Awaitable[View]] = met_at_once
+
+
+Keeping = Callable[[], AbstractAsyncContextManager[Kept]]
 
 
 @asynccontextmanager
-async def in_memory() -> AsyncIterator[Callable[[], Metadata]]:
+async def in_memory() -> AsyncIterator[Kept]:
     """One for all gateways, as with a root that keeps it."""
     metadata = MemoryMetadata(MESH)
-    yield lambda: metadata
+    yield Kept(lambda: metadata)
 
 
 @asynccontextmanager
-async def in_cassandra() -> AsyncIterator[Callable[[], Metadata]]:
-    """Every gateway is a root with a memory of its own; they share a connection. The keyspace is the process's, emptied."""
+async def in_cassandra() -> AsyncIterator[Kept]:
+    """Every gateway is a root with a memory of its own; they share a connection. The keyspace is the process's, emptied.
+
+    Half of the nodes beat at one root and half at another, which meet at Redis.
+    """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(await keyspace_session(MESH))
 
@@ -77,7 +96,23 @@ async def in_cassandra() -> AsyncIterator[Callable[[], Metadata]]:
             stack.push_async_callback(metadata.versions.close)
             return metadata
 
-        yield of_a_root
+        yield Kept(of_a_root, met_at_redis)
+
+
+async def met_at_redis(nodes: Sequence[Node]) -> View:
+    """The view of a root that heard only of half of the nodes itself."""
+    url, mesh, key = shared_redis().url, str(uuid.uuid4()), b"k" * 32
+    async with AsyncExitStack() as stack:
+        roots = [RedisMembership(url, mesh, node.id, (key,), patience=5.0) for node in nodes[:2]]
+        for root in roots:
+            stack.push_async_callback(root.close)
+        for number, node in enumerate(nodes):
+            await roots[number % len(roots)].announce(node)
+        for root in (*roots, roots[0]):
+            await root.run_once()
+        view = roots[0].view()
+    assert len(view.nodes) == len(nodes), view
+    return replace(view, nodes=tuple(view.find(node.id) or node for node in nodes))
 
 
 class Reachable:
@@ -192,15 +227,15 @@ async def grid(
     grace: float = 5.0,
     kept: Keeping = in_memory,
 ) -> AsyncIterator[Grid]:
-    """A running grid with bucket ``files``. ``kept`` says where its metadata are."""
+    """A running grid with bucket ``files``. ``kept`` says where its metadata are and where its nodes meet."""
     async with AsyncExitStack() as stack:
-        open_metadata = await stack.enter_async_context(kept())
-        metadata = [open_metadata() for _ in range(count)]
+        servers = await stack.enter_async_context(kept())
+        metadata = [servers.metadata() for _ in range(count)]
         await metadata[0].accounts.add(Account("admin", "admin", token_digest(TOKEN.encode()), admin=True))
         bucket = Bucket(BucketId(str(uuid.uuid4())), "files", time.time())
         await metadata[0].buckets.create(bucket)
         known = [grid_node(number, regions[number] if regions else "") for number in range(count)]
-        view = View(1, tuple(known))
+        view = await servers.meet(known)
         reaches = {node.id: Reachable(MemoryBlobs()) for node in known}
         nodes = []
         for node, own in zip(known, metadata, strict=True):

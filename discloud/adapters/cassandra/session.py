@@ -130,11 +130,7 @@ class Session:
 
         Raises: Unavailable (it is definitely not and will never be applied), OutcomeUnknown (it may be, or still become).
         """
-        try:
-            async with asyncio.timeout(self.patience):
-                bound = await self._bind(statements, self.levels.quorum)
-        except TimeoutError as error:
-            raise _unavailable(read_failure(error)) from error
+        bound = await self._bind(statements, self.levels.quorum)
         bound.serial_consistency_level = self.levels.serial
         try:
             rows = await self._call(bound, self.patience / 2)
@@ -203,11 +199,7 @@ class Session:
     async def _repeated(self, statements: Sequence[Statement], level: int) -> Any:
         """Of a call that may happen twice the answer, if need be at the second coordinator."""
         end = self._loop.time() + self.patience
-        try:
-            async with asyncio.timeout(self.patience):
-                bound = await self._bind(statements, level)
-        except TimeoutError as error:
-            raise _unavailable(read_failure(error)) from error
+        bound = await self._bind(statements, level)
         try:
             return await self._call(bound, self.patience / 2)
         except _Failed as failed:
@@ -250,7 +242,10 @@ class Session:
         return next((host for host in plan if host != first and host.is_up), None)
 
     async def _bind(self, statements: Sequence[Statement], level: int) -> Any:
-        prepared = [self._prepared.get(cql) or await self._prepare(cql) for cql, _ in statements]
+        """What is sent; a text that is new is prepared. Raises: Unavailable, Invalid."""
+        prepared = [self._prepared.get(cql) for cql, _ in statements]
+        if None in prepared:
+            prepared = await self._all_prepared(statements)
         try:
             bound = [each.bind(values) for each, (_, values) in zip(prepared, statements, strict=True)]
         except (TypeError, ValueError, AttributeError, OverflowError, struct.error) as error:
@@ -261,6 +256,13 @@ class Session:
         batch = BatchStatement(BatchType.UNLOGGED, consistency_level=level)
         batch.add_all(bound, (None,) * len(bound))
         return batch
+
+    async def _all_prepared(self, statements: Sequence[Statement]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self.patience):
+                return [self._prepared.get(cql) or await self._prepare(cql) for cql, _ in statements]
+        except TimeoutError as error:
+            raise _unavailable(read_failure(error)) from error
 
     async def _prepare(self, cql: str) -> Any:
         async with self._preparing:
