@@ -34,15 +34,14 @@ async def cluster_mesh(
     settings: Mapping[str, str],
     ordinary: int = 2,
 ) -> AsyncIterator[Mesh]:
-    """root1..3 and plain1.. (``ordinary`` of them), ready, with bucket ``files``; all are killed at the end."""
+    """root1..3 and plain1.. (``ordinary`` of them), ready, with bucket ``files``; all are killed at the end.
+
+    plain1 reaches Cassandra itself, the other ordinary nodes ask a root.
+    """
     token = secrets.token_urlsafe(24)
     (folder / "token").write_text(token)
     (folder / "secret").write_text(secrets.token_urlsafe(32))
-    stores = {
-        "DISCLOUD_CASSANDRA_HOSTS": ",".join(hosts),
-        "DISCLOUD_CASSANDRA_KEYSPACE": keyspace,
-        "DISCLOUD_REDIS_URL": redis,
-    }
+    metadata = {"DISCLOUD_CASSANDRA_HOSTS": ",".join(hosts), "DISCLOUD_CASSANDRA_KEYSPACE": keyspace}
     async with aiohttp.ClientSession(  # noqa: TID251 - the tests are a client
         headers={"Authorization": f"Bearer {token}"}, timeout=aiohttp.ClientTimeout(total=600)
     ) as session:
@@ -51,10 +50,10 @@ async def cluster_mesh(
         mesh = Mesh(folder, [], session, token, {**SETTINGS, **settings})
         try:
             for number in range(1, ROOTS + 1):
-                mesh.add(f"root{number}", "root", **stores).start()
+                mesh.add(f"root{number}", "root", DISCLOUD_REDIS_URL=redis, **metadata).start()
             roots = ",".join(f"{HOST}:{node.port + 2}" for node in mesh.nodes)
             for number in range(1, ordinary + 1):
-                node = mesh.add(f"plain{number}")
+                node = mesh.add(f"plain{number}", **(metadata if number == 1 else {}))
                 node.environ["DISCLOUD_ROOTS"] = roots
                 node.start()
             await mesh.ready(seconds=90)

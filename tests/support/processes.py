@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from tests.support import server_process
 from tests.support.certificates import authority, files
 
 FAST = {
@@ -45,17 +46,10 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and port + 2 as well."""
+    """A port that nobody has, and port + 2 as well; not one that the kernel may give to a client before the node is there."""
     while True:
-        with closing(socket.socket()) as first, closing(socket.socket()) as second:
-            first.bind((HOST, 0))
-            port: int = first.getsockname()[1]
-            if port > 60000:
-                continue
-            try:
-                second.bind((HOST, port + 2))
-            except OSError:
-                continue
+        port = server_process.free_port()
+        with suppress(OSError), closing(socket.create_server((HOST, port + 2))):
             return port
 
 

@@ -19,7 +19,7 @@ from discloud.adapters.cassandra.manifests import is_long
 from discloud.adapters.cassandra.moves import Moves
 from discloud.adapters.cassandra.objects import HEAD, Edit, Objects, Row, Rows
 from discloud.adapters.cassandra.snapshot import Missing, Name, Snapshot
-from discloud.adapters.cassandra.together import Step
+from discloud.adapters.cassandra.together import Step, together
 from discloud.adapters.rows import Torn
 from discloud.core.model import State, VersionId
 from discloud.errors import DiscloudError, OutcomeUnknown, Unavailable
@@ -96,12 +96,18 @@ class Changes:
                 return answer
         raise AssertionError("the block above returns or raises")
 
-    async def load(self, name: Name, versions: Sequence[VersionId], *, has: bool = True) -> Snapshot:
-        """The rows of one moment, read strictly, nothing half moved among them. Raises: Unavailable."""
-        snapshot = Snapshot(name, has)
-        rows = await self._moves.settled(name, (HEAD, *versions))
-        self.remember(name, rows[HEAD])
-        snapshot.add(name, rows)
+    async def load(
+        self, name: Name, versions: Sequence[VersionId], *, has: bool = True, beside: Sequence[Name] = ()
+    ) -> Snapshot:
+        """The rows of one moment, read strictly, nothing half moved among them; and those of objects ``beside``, of their own moments.
+
+        Raises: Unavailable.
+        """
+        snapshot, names = Snapshot(name, has), (name, *beside)
+        found = await together(lambda each: self._moves.settled(each, (HEAD, *versions)), names)
+        for each, rows in zip(names, found, strict=True):
+            self.remember(each, rows[HEAD])
+            snapshot.add(each, rows)
         return snapshot
 
     def guess(self, name: Name, own: Rows) -> Snapshot:

@@ -55,7 +55,8 @@ class Mover:
         """What the move did, None = the source or the target is another by now."""
         source = (change.bucket, change.key)
         versions = [change.version.id] if change.version else []
-        snapshot = await self._changes.load(source, versions)
+        target = [(change.bucket, change.target)] if change.target else []
+        snapshot = await self._changes.load(source, versions, beside=target)
         done = await self._changes.decide(lambda rows, now: heads.commit(rows, change, only, now), snapshot)
         if not snapshot.wrote or done.version is None:
             await self._finish_again(source, done)
@@ -68,14 +69,14 @@ class Mover:
         intent = await self._intents.note(intent)
         progress.tries += 1
         try:
-            marked = await self._moves.mark(source, done.version.id, head, own, journal)
+            mark = await self._moves.mark(source, done.version.id, head, own, journal)
         except OutcomeUnknown:
             progress.doubtful = True
             return None
-        if not marked:
+        if mark is None:
             return None
         progress.sent = True
-        moved = await self._moves.complete(source)
+        moved = await self._moves.finish(source, mark)
         progress.sent = False
         if not moved:
             return None

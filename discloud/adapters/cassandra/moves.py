@@ -48,6 +48,16 @@ def read_journal(body: bytes) -> Journal:
         raise Corrupt(f"the journal of a move cannot be read: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A marked source: the rows of the head and of the version, and the version's journal."""
+
+    head: Row
+    own: Row
+    version: VersionId
+    journal: Journal
+
+
 class Moves:
     """Over the table ``objects``. What follows a move (listing, gc) is not done here."""
 
@@ -64,8 +74,10 @@ class Moves:
                 return rows
             await self.complete(name)
 
-    async def mark(self, name: Name, version: VersionId, head: Row, own: Row, journal: Journal) -> bool:
-        """Step 1; False = the head is another one by now. Raises: OutcomeUnknown, Unavailable."""
+    async def mark(
+        self, name: Name, version: VersionId, head: Row, own: Row, journal: Journal
+    ) -> Mark | None:
+        """Step 1; None = the head is another one by now. Raises: OutcomeUnknown, Unavailable."""
         marked = replace(head, state=State.MOVED, rev=head.rev + 1)
         row = Row(State.MOVED, journal.seq, own.rev + 1, journal.pack())
         edits = (Edit(HEAD, head, marked), Edit(version, own, row, blind=True))
@@ -73,7 +85,7 @@ class Moves:
             if edit.version != HEAD:
                 await self._objects.write_parts(edit.version, edit.after)
         applied, _ = await self._objects.apply(*name, edits)
-        return applied
+        return Mark(marked, row, version, journal) if applied else None
 
     async def complete(self, name: Name) -> bool:
         """Steps 2 and 3 of the move that the head is marked with; False = it was taken back, or there is none (any more).
@@ -87,14 +99,21 @@ class Moves:
         own = (await self._objects.rows(*name, (shown.id,)))[shown.id]
         if own is None or own.state != State.MOVED or own.body is None:
             return False  # completed or taken back in between
-        journal = read_journal(own.body)
-        if await self._reach((name[0], journal.to), shown.id, journal):
+        return await self.finish(name, Mark(head, own, shown.id, read_journal(own.body)))
+
+    async def finish(self, name: Name, mark: Mark) -> bool:
+        """Steps 2 and 3 of a move that was seen marked; False = it was taken back. Raises: OutcomeUnknown, Unavailable.
+
+        Others may finish it too, or take it back: what each step finds says so.
+        """
+        head, own, journal = mark.head, mark.own, mark.journal
+        if await self._reach((name[0], journal.to), mark.version, journal):
             null = Row(NULL, journal.seq, 0, None)
             await self._objects.apply(*name, (Edit(HEAD, head, null),))
             return True
         back = replace(head, state=State.COMMITTED, rev=head.rev + 1)
         again = Row(State.COMMITTED, head.seq, own.rev + 1, head.body)
-        await self._objects.apply(*name, (Edit(HEAD, head, back), Edit(shown.id, own, again, blind=True)))
+        await self._objects.apply(*name, (Edit(HEAD, head, back), Edit(mark.version, own, again, blind=True)))
         return False
 
     async def _reach(self, target: Name, version: VersionId, journal: Journal) -> bool:
