@@ -17,7 +17,7 @@ from discloud.adapters.cassandra.changes import Change as Work
 from discloud.adapters.cassandra.changes import Changes
 from discloud.adapters.cassandra.mover import Mover
 from discloud.adapters.cassandra.moves import Moves
-from discloud.adapters.cassandra.objects import HEAD, Edit, Row, Rows, newborn
+from discloud.adapters.cassandra.objects import HEAD, NULL, Edit, Row, Rows, newborn
 from discloud.adapters.cassandra.snapshot import Snapshot
 from discloud.core.model import BucketId, Change, Committed, Key, Precondition, State, Version, VersionId
 from discloud.errors import Aborted, Conflict, NoSuchKey, OutcomeUnknown, PreconditionFailed, Unavailable
@@ -350,6 +350,21 @@ async def test_a_move_that_dies_after_any_step_is_finished_by_whoever_meets_it()
             assert again.version == at
             assert again.replaced is not None
             assert (again.replaced.id, again.replaced.state) == (there.id, State.REPLACED)
+
+
+@pytest.mark.parametrize("fate", [Fate.APPLIED, Fate.LOST])
+@pytest.mark.parametrize("step", [0, 1, 2])
+async def test_a_move_of_which_one_answer_is_lost_is_answered(step: int, fate: Fate) -> None:
+    table = Table()
+    mesh = Mesh(table)
+    head = await head_of(mesh, "a")
+    table.fates = [Fate.ANSWERED] * step + [fate]
+    moved = await mesh.move(head, "b")
+    assert moved.version is not None
+    assert table.head(B) == moved.version
+    assert table.head(A) is None
+    source = table.cells[A][HEAD]
+    assert source.state == NULL
 
 
 async def test_a_move_that_its_target_refuses_is_taken_back_also_where_the_version_was_before() -> None:

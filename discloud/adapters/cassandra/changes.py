@@ -105,9 +105,13 @@ class Changes:
         """
         snapshot, names = Snapshot(name, has), (name, *beside)
         found = await together(lambda each: self._moves.settled(each, (HEAD, *versions)), names)
+        moved_away = any(row is not None and row.state == State.MOVED for row in found[0].values())
         for each, rows in zip(names, found, strict=True):
             self.remember(each, rows[HEAD])
-            snapshot.add(each, rows)
+            if (
+                each == name or not moved_away
+            ):  # what moved away is surely seen elsewhere only in rows that are read after this
+                snapshot.add(each, rows)
         return snapshot
 
     def guess(self, name: Name, own: Rows) -> Snapshot:

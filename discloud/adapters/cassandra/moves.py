@@ -23,7 +23,7 @@ from discloud.core.model import Key, State, VersionId
 from discloud.errors import Corrupt, OutcomeUnknown
 
 _TRIES = 4
-"""Settlings of the target's transaction while its outcome is unknown."""
+"""Settlings of a step's transaction while its outcome is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,26 @@ class Moves:
         """
         head, own, journal = mark.head, mark.own, mark.journal
         if await self._reach((name[0], journal.to), mark.version, journal):
-            null = Row(NULL, journal.seq, 0, None)
-            await self._objects.apply(*name, (Edit(HEAD, head, null),))
+            await self._vacate(name, head, journal.seq)
             return True
         back = replace(head, state=State.COMMITTED, rev=head.rev + 1)
         again = Row(State.COMMITTED, head.seq, own.rev + 1, head.body)
         await self._objects.apply(*name, (Edit(HEAD, head, back), Edit(mark.version, own, again, blind=True)))
         return False
+
+    async def _vacate(self, name: Name, marked: Row, seq: int) -> None:
+        """Step 3; others may have done it."""
+        for tries in range(1, _TRIES + 1):
+            try:
+                await self._objects.apply(*name, (Edit(HEAD, marked, Row(NULL, seq, 0, None)),))
+            except OutcomeUnknown:
+                if tries == _TRIES:
+                    raise
+                head = (await self._objects.rows(*name, (HEAD,)))[HEAD]
+                if head is None or head.state != State.MOVED:
+                    return
+            else:
+                return
 
     async def _reach(self, target: Name, version: VersionId, journal: Journal) -> bool:
         """Step 2: whether the version is, or was, at the target by this journal."""
