@@ -43,14 +43,27 @@ FAST = {
 """Every period at a tenth or less: tests wait for conditions, these make the conditions come soon. How full the disk of the
 machine is decides no test."""
 HOST = "127.0.0.1"
+_GIVEN: set[int] = set()
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+"""The two workers of a run choose from ports of their own."""
 
 
 def free_port() -> int:
-    """A port that nobody has, and port + 2 as well; not one that the kernel may give to a client before the node is there."""
+    """A port that nobody has, and port + 2 as well; not one that the kernel may give to a client before the node is there.
+
+    Never the same again, and no two meet at port + 2: whoever got one may not have taken it yet.
+    """
     while True:
-        port = server_process.free_port()
-        with suppress(OSError), closing(socket.create_server((HOST, port + 2))):
+        port = server_process.free_port() // 8 * 8 + 4 * _WORKER
+        if port in _GIVEN:
+            continue
+        with suppress(OSError), closing(listener(port)), closing(listener(port + 2)):
+            _GIVEN.add(port)
             return port
+
+
+def listener(port: int) -> socket.socket:
+    return socket.create_server((HOST, port))
 
 
 async def until(
