@@ -29,8 +29,9 @@ from discloud import logs
 from discloud.errors import Unavailable
 
 _PORT = 9042
-_AVOID = 3.0
-"""Seconds for which a coordinator that did not answer in time is asked last."""
+_AVOID = 10.0
+"""Seconds for which a coordinator that did not answer in time is asked last: longer than the driver needs to find it down by its
+heartbeats (twice ``_HEARTBEAT``), or a call that is repeated meanwhile may be given to it."""
 _HEARTBEAT = 2.0
 """Seconds, at the least, after which a silent connection is tried, and given up: a stopped server closes nothing."""
 
