@@ -55,6 +55,13 @@ def fresh_keyspace(cassandra_cluster: servers.SharedCassandra) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="module")
+def keyspace(cassandra_cluster: servers.SharedCassandra) -> Iterator[str]:
+    """The name of a keyspace that the tests of a module share."""
+    with servers.fresh_keyspace(cassandra_cluster.hosts) as name:
+        yield name
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # a job in the background of a script ignores Ctrl-C, and so would every program that a test starts and interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -231,45 +231,42 @@ class PrivateCassandra:
             node.server.close()
 
 
-def cassandra_server(
-    nodes: int = 3, datacenters: Sequence[str] = (), *, lasting: bool = True
-) -> AbstractContextManager[PrivateCassandra]:
-    """A ready cluster of containers, else of local processes; raises NotHere where neither can be. ``datacenters`` names that
-    of each node (else all are in ``datacenter1``); not ``lasting`` saves the flushes of system tables that only a node that is
-    started again needs."""
+def cassandra_server(nodes: int = 3, *, lasting: bool = True) -> AbstractContextManager[PrivateCassandra]:
+    """A ready cluster of containers, else of local processes; raises NotHere where neither can be. Not ``lasting`` saves the
+    flushes of system tables that only a node that is started again needs."""
     return first_of(
-        lambda: container_cassandra(nodes, datacenters, lasting),
-        lambda: local_cassandra(nodes, datacenters, lasting),
+        lambda: container_cassandra(nodes, lasting),
+        lambda: local_cassandra(nodes, lasting),
     )
 
 
 @contextmanager
-def local_cassandra(nodes: int, datacenters: Sequence[str], lasting: bool) -> Iterator[PrivateCassandra]:
+def local_cassandra(nodes: int, lasting: bool) -> Iterator[PrivateCassandra]:
     """A ready cluster of local processes; raises NotHere."""
     program_and_classes = [java(), "-cp", jars()]
 
     def server(folder: Path, options: list[str]) -> Server:
         return ServerProcess([*program_and_classes, *options], folder / "log")
 
-    with _cluster(server, nodes, datacenters, lasting) as cluster:
+    with _cluster(server, nodes, lasting) as cluster:
         yield cluster
 
 
 @contextmanager
-def container_cassandra(nodes: int, datacenters: Sequence[str], lasting: bool) -> Iterator[PrivateCassandra]:
+def container_cassandra(nodes: int, lasting: bool) -> Iterator[PrivateCassandra]:
     """A ready cluster of containers; raises NotHere where no Docker engine gives them."""
     require_engine()
 
     def server(folder: Path, options: list[str]) -> Server:
         return ServerContainer(CASSANDRA_IMAGE, ["java", "-cp", "/opt/cassandra/lib/*", *options], folder)
 
-    with _cluster(server, nodes, datacenters, lasting) as cluster:
+    with _cluster(server, nodes, lasting) as cluster:
         yield cluster
 
 
 @contextmanager
 def _cluster(
-    server: Callable[[Path, list[str]], Server], nodes: int, datacenters: Sequence[str], lasting: bool
+    server: Callable[[Path, list[str]], Server], nodes: int, lasting: bool
 ) -> Iterator[PrivateCassandra]:
     addresses = [f"127.0.0.{number + 1}" for number in range(nodes)]
     ports = {name: str(free_port(addresses)) for name in ("storage_port", "ssl_storage_port", "native_port")}
@@ -277,7 +274,7 @@ def _cluster(
         for number, address in enumerate(addresses):
             folder = Path(base) / str(number + 1)
             folder.mkdir()
-            configure_node(folder, addresses, number, ports, datacenters)
+            configure_node(folder, addresses, number, ports)
             node = CassandraNode(
                 address, int(ports["native_port"]), server(folder, node_options(folder, lasting))
             )
@@ -287,9 +284,12 @@ def _cluster(
 
 
 def configure_node(
-    folder: Path, addresses: list[str], number: int, ports: dict[str, str], datacenters: Sequence[str]
+    folder: Path, addresses: list[str], number: int, ports: dict[str, str], datacenters: Sequence[str] = ()
 ) -> None:
-    """Write into ``folder`` what node ``number`` of those at ``addresses`` reads at its start."""
+    """Write into ``folder`` what node ``number`` of those at ``addresses`` reads at its start.
+
+    ``datacenters`` names that of each node, else all are in ``datacenter1``.
+    """
     # every node is a seed: seeds that start together do not wait for one another
     values = {
         **ports,

@@ -49,7 +49,7 @@ class Table:
         await asyncio.sleep(0)
         return {version: self.cells[bucket, key].get(version) for version in versions}
 
-    async def write_parts(self, version: VersionId, row: Row | None) -> None:
+    async def write_parts_of(self, edits: Sequence[Edit]) -> None:
         """Rows are kept with their parts here."""
 
     async def apply(self, bucket: BucketId, key: Key, edits: Sequence[Edit]) -> tuple[bool, Rows | None]:

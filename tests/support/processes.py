@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import aiohttp
 
-from tests.support import server_process
 from tests.support.certificates import authority, files
 
 FAST = {
@@ -54,7 +54,7 @@ def free_port() -> int:
     Never the same again, and no two meet at port + 2: whoever got one may not have taken it yet.
     """
     while True:
-        port = server_process.free_port() // 8 * 8 + 4 * _WORKER
+        port = SystemRandom().randrange(20_000 + 4 * _WORKER, 32_000, 8)
         if port in _GIVEN:
             continue
         with suppress(OSError), closing(listener(port)), closing(listener(port + 2)):

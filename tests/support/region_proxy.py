@@ -139,13 +139,9 @@ class Border:
                 reset(came)
                 reset(goes)
 
-    def lateness(self, pair: frozenset[str]) -> float:
-        """Seconds a byte takes between those two: nothing within a region, or for whoever stands in none."""
-        return 0.0 if len(pair) == 1 or "" in pair else self.delay
-
     async def passable(self, pair: frozenset[str]) -> None:
         """Wait while the border between those two is cut."""
-        while "" not in pair and len(pair) > 1 and any(cut <= pair for cut in tuple(self._cuts)):
+        while crosses(pair) and any(cut <= pair for cut in tuple(self._cuts)):
             await self._changed.wait()
 
 
@@ -157,7 +153,6 @@ class Direction:
     ) -> None:
         self._border = border
         self._pair = pair
-        self._late = border.lateness(pair)
         self._source, self._sink = source, sink
         self._held: deque[tuple[float, bytes]] = deque()
         self._bytes = 0
@@ -165,7 +160,7 @@ class Direction:
 
     async def run(self) -> None:
         """Until the source has ended and everything was delivered. Raises: OSError (a side broke)."""
-        if not self._late:
+        if not crosses(self._pair):
             await self._straight()
             return
         async with asyncio.TaskGroup() as both:
@@ -183,7 +178,7 @@ class Direction:
         loop, data = asyncio.get_running_loop(), b"-"
         while data:
             data = await loop.sock_recv(self._source, CHUNK)
-            self._held.append((time.monotonic() + self._late, data))
+            self._held.append((time.monotonic() + self._border.delay, data))
             self._bytes += len(data)
             self._moved.set()
             while self._bytes > WINDOW:
@@ -205,6 +200,11 @@ class Direction:
             await loop.sock_sendall(self._sink, data)
             self._bytes -= len(data)
             self._moved.set()
+
+
+def crosses(pair: frozenset[str]) -> bool:
+    """Whether those two stand in different regions: whoever stands in none is near to all."""
+    return len(pair) > 1 and "" not in pair
 
 
 def reset(sock: socket.socket) -> None:

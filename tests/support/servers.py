@@ -9,9 +9,9 @@ same names in tests/conftest.py only call them.
     shared_cassandra().hosts                    ("127.0.0.1:24042", ...) 3 nodes for all test processes of this machine
     with fresh_keyspace(hosts) as keyspace: ... a name nobody has; dropped at the end; the test makes it
     with private_cassandra(3) as cassandra: ... hosts, nodes[i].pause() resume() kill() start(), wait_settled(): about 10 s
-    with private_cassandra(4, ("eu", "eu", "us", "us")) as cassandra: ...   the data centre of each node
+    with regional_cassandra(stands, border) as cassandra: ...   one whose data centres a border parts
 
-The data centre is ``datacenter1`` unless given. All calls block: from a running event loop use ``asyncio.to_thread`` where other
+The data centre is ``datacenter1``, behind a border the region. All calls block: from a running event loop use ``asyncio.to_thread`` where other
 tasks must go on. Outside of pytest catch NoServer. ``make servers`` keeps the shared cluster while you work. On a busy
 machine a private cluster takes a minute: give such tests ``@pytest.mark.timeout(300)``.
 """
@@ -36,6 +36,9 @@ from tests.support.cassandra_server import PrivateCassandra, cassandra_server, d
 from tests.support.keeper import shared_hosts
 from tests.support.redis_server import RedisServer
 from tests.support.redis_server import redis_server as redis
+from tests.support.region_proxy import Border
+from tests.support.regional_cassandra import Stand
+from tests.support.regional_cassandra import regional_cassandra as regional
 from tests.support.server_process import NotHere
 
 T = TypeVar("T")
@@ -99,9 +102,16 @@ def _shared_cassandra() -> SharedCassandra:
 
 
 @contextmanager
-def private_cassandra(nodes: int = 3, datacenters: Sequence[str] = ()) -> Iterator[PrivateCassandra]:
+def private_cassandra(nodes: int = 3) -> Iterator[PrivateCassandra]:
     """A cluster that the test may break."""
-    with _of_own("Cassandra", lambda: cassandra_server(nodes, datacenters)) as server:
+    with _of_own("Cassandra", lambda: cassandra_server(nodes)) as server:
+        yield server
+
+
+@contextmanager
+def regional_cassandra(stands: Sequence[Stand], border: Border) -> Iterator[PrivateCassandra]:
+    """A cluster with a node at each stand; what passes between their regions crosses the border."""
+    with _of_own("Cassandra", lambda: regional(stands, border)) as server:
         yield server
 
 

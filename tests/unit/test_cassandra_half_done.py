@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +32,6 @@ from tests.contract.metadata_objects import (
     repair_of,
     update_of,
 )
-from tests.support.servers import SharedCassandra, fresh_keyspace
 from tests.unit.cassandra_session import opened
 
 _INDEX = "SELECT name FROM names WHERE bucket = ? AND dir = 0x AND shard = 0"
@@ -150,12 +149,6 @@ async def move(mesh: Mesh, root: CassandraMetadata, key: str) -> object:
     await mesh.put(draft(f"{key}-target"))
     head = await mesh.put(everywhere(key))
     return await root.versions.commit(move_of(head, f"{key}-target"), ANY)
-
-
-@pytest.fixture(scope="module")
-def keyspace(cassandra_cluster: SharedCassandra) -> Iterator[str]:
-    with fresh_keyspace(cassandra_cluster.hosts) as name:
-        yield name
 
 
 @pytest.fixture

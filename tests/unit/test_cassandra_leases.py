@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,16 +12,9 @@ import pytest
 from discloud.adapters.cassandra.leases import CassandraLeases
 from discloud.adapters.cassandra.session import Applied, Session
 from discloud.core.model import NodeId
-from tests.support.servers import SharedCassandra, fresh_keyspace
 from tests.unit.cassandra_session import opened
 
 A, B = NodeId("a"), NodeId("b")
-
-
-@pytest.fixture(scope="module")
-def keyspace(cassandra_cluster: SharedCassandra) -> Iterator[str]:
-    with fresh_keyspace(cassandra_cluster.hosts) as name:
-        yield name
 
 
 @pytest.fixture

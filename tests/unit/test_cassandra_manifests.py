@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -18,7 +18,6 @@ from discloud.core.model import Key, State, Version
 from discloud.errors import PreconditionFailed, Unavailable
 from tests.contract.metadata_adapters import Clock
 from tests.contract.metadata_objects import ABSENT, ANY, BUCKET, N3, draft, long, move_of
-from tests.support.servers import SharedCassandra, fresh_keyspace
 from tests.unit.cassandra_session import opened
 
 A, B = Key("a"), Key("b")
@@ -44,12 +43,6 @@ def test_a_relocation_changes_one_part() -> None:
     assert before is not None
     assert after is not None
     assert len(after.keys() - before.keys()) == len(before.keys() - after.keys()) == 1
-
-
-@pytest.fixture(scope="module")
-def keyspace(cassandra_cluster: SharedCassandra) -> Iterator[str]:
-    with fresh_keyspace(cassandra_cluster.hosts) as name:
-        yield name
 
 
 @pytest.fixture

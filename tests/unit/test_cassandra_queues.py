@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,6 @@ from discloud.core.model import BucketId, Key, NodeId, State, Version, VersionId
 from discloud.errors import Corrupt, NoSuchVersion, Unavailable
 from tests.contract.metadata_adapters import Clock
 from tests.contract.metadata_objects import N1, N2, N3, draft, everywhere, repair_of
-from tests.support.servers import SharedCassandra, fresh_keyspace
 from tests.unit.cassandra_session import opened
 
 NOW = 1_700_000_000.0
@@ -134,12 +133,6 @@ class Mesh:
 
     async def left(self, kind: Kind) -> list[Intent]:
         return [intent async for some in self.intents.due(kind, FOREVER) for intent in some]
-
-
-@pytest.fixture(scope="module")
-def keyspace(cassandra_cluster: SharedCassandra) -> Iterator[str]:
-    with fresh_keyspace(cassandra_cluster.hosts) as name:
-        yield name
 
 
 @pytest.fixture

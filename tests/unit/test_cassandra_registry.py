@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,6 @@ from discloud.errors import (
 from discloud.ports import CLAIM
 from tests.contract.metadata_adapters import Clock
 from tests.contract.metadata_objects import draft, node
-from tests.support.servers import SharedCassandra, fresh_keyspace
 from tests.unit.cassandra_session import opened
 
 
@@ -103,12 +102,6 @@ class Root:
         self.buckets = CassandraBuckets(self.session, self.ids, self.intents, objects, settle=0.0)  # type: ignore[arg-type]
         self.accounts = CassandraAccounts(self.session)  # type: ignore[arg-type]
         self.nodes = CassandraNodes(self.session)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def keyspace(cassandra_cluster: SharedCassandra) -> Iterator[str]:
-    with fresh_keyspace(cassandra_cluster.hosts) as name:
-        yield name
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,16 +18,9 @@ from discloud.core.model import Key, Version
 from discloud.errors import DiscloudError, OutcomeUnknown
 from tests.contract.metadata_adapters import Clock
 from tests.contract.metadata_objects import ANY, BUCKET, delete_of, draft, move_of
-from tests.support.servers import SharedCassandra, fresh_keyspace
 from tests.unit.cassandra_session import opened
 
 HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def keyspace(cassandra_cluster: SharedCassandra) -> Iterator[str]:
-    with fresh_keyspace(cassandra_cluster.hosts) as name:
-        yield name
 
 
 class Mesh:

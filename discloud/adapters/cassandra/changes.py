@@ -103,15 +103,14 @@ class Changes:
 
         Raises: Unavailable.
         """
-        snapshot, names = Snapshot(name, has), (name, *beside)
-        found = await together(lambda each: self._moves.settled(each, (HEAD, *versions)), names)
-        moved_away = any(row is not None and row.state == State.MOVED for row in found[0].values())
-        for each, rows in zip(names, found, strict=True):
-            self.remember(each, rows[HEAD])
-            if (
-                each == name or not moved_away
-            ):  # what moved away is surely seen elsewhere only in rows that are read after this
-                snapshot.add(each, rows)
+        snapshot, wanted = Snapshot(name, has), (HEAD, *versions)
+        rows, *others = await together(lambda each: self._moves.settled(each, wanted), (name, *beside))
+        self.remember(name, rows[HEAD])
+        snapshot.add(name, rows)
+        # What moved away is surely seen elsewhere only in rows that are read after this.
+        if not any(row is not None and row.state == State.MOVED for row in rows.values()):
+            for each, found in zip(beside, others, strict=True):
+                snapshot.add(each, found)
         return snapshot
 
     def guess(self, name: Name, own: Rows) -> Snapshot:

@@ -11,7 +11,7 @@ a writer, the sweeper by the intent) does 2 and 3 first, so nobody sees the vers
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,9 +81,7 @@ class Moves:
         marked = replace(head, state=State.MOVED, rev=head.rev + 1)
         row = Row(State.MOVED, journal.seq, own.rev + 1, journal.pack())
         edits = (Edit(HEAD, head, marked), Edit(version, own, row, blind=True))
-        for edit in journal.edits:  # whoever finishes it has the journal only
-            if edit.version != HEAD:
-                await self._objects.write_parts(edit.version, edit.after)
+        await self._objects.write_parts_of(journal.edits)  # whoever finishes it has the journal only
         applied, _ = await self._objects.apply(*name, edits)
         return Mark(marked, row, version, journal) if applied else None
 
@@ -115,33 +113,38 @@ class Moves:
         await self._objects.apply(*name, (Edit(HEAD, head, back), Edit(mark.version, own, again, blind=True)))
         return False
 
-    async def _vacate(self, name: Name, marked: Row, seq: int) -> None:
-        """Step 3; others may have done it."""
-        for tries in range(1, _TRIES + 1):
-            try:
-                await self._objects.apply(*name, (Edit(HEAD, marked, Row(NULL, seq, 0, None)),))
-            except OutcomeUnknown:
-                if tries == _TRIES:
-                    raise
-                head = (await self._objects.rows(*name, (HEAD,)))[HEAD]
-                if head is None or head.state != State.MOVED:
-                    return
-            else:
-                return
-
     async def _reach(self, target: Name, version: VersionId, journal: Journal) -> bool:
         """Step 2: whether the version is, or was, at the target by this journal."""
+
+        def is_there(rows: Rows) -> bool:
+            own = rows[version]
+            return own is not None and own.seq >= journal.seq
+
+        return await self._made(target, journal.edits, version, is_there)
+
+    async def _vacate(self, name: Name, marked: Row, seq: int) -> None:
+        """Step 3; others may have done it."""
+
+        def is_unmarked(rows: Rows) -> bool:
+            head = rows[HEAD]
+            return head is None or head.state != State.MOVED
+
+        await self._made(name, (Edit(HEAD, marked, Row(NULL, seq, 0, None)),), HEAD, is_unmarked)
+
+    async def _made(
+        self, name: Name, edits: Sequence[Edit], telling: VersionId, made: Callable[[Rows], bool]
+    ) -> bool:
+        """Whether a step is made, now or before, as the row ``telling`` shows. Raises: OutcomeUnknown, Unavailable."""
         for tries in range(1, _TRIES + 1):
             known = True
             try:
-                if (await self._objects.apply(*target, journal.edits))[0]:
+                if (await self._objects.apply(*name, edits))[0]:
                     return True
             except OutcomeUnknown:
                 if tries == _TRIES:
                     raise
                 known = False
-            own = (await self._objects.rows(*target, (version,)))[version]
-            if own is not None and own.seq >= journal.seq:
+            if made(await self._objects.rows(*name, (telling,))):
                 return True
             if known:
                 break

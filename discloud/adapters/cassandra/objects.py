@@ -124,6 +124,12 @@ class Objects:
         if row is not None and row.parts:
             await self._manifests.write(version, row.parts)
 
+    async def write_parts_of(self, edits: Sequence[Edit]) -> None:
+        """What must be there before these edits are made, or a journal names them. Raises: Unavailable."""
+        for edit in edits:
+            if edit.version != HEAD:  # what the head shows has a row of its own, which is written with it
+                await self.write_parts(edit.version, edit.after)
+
     async def drop_parts(self, version: VersionId) -> None:
         """The version is dead and its blobs are gone. Raises: Unavailable."""
         await self._manifests.drop(version)
@@ -134,9 +140,7 @@ class Objects:
         Raises: Invalid, OutcomeUnknown, Unavailable (definitely not applied).
         """
         statements = [_statement(_name(bucket, key, edit.version), edit) for edit in edits]
-        for edit in edits:
-            if edit.version != HEAD:  # what the head shows has a row of its own, which is written with it
-                await self.write_parts(edit.version, edit.after)
+        await self.write_parts_of(edits)
         applied = await self._session.apply(*statements)
         if applied.applied:
             return True, None
