@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -126,21 +125,6 @@ async def test_a_directory_removed_name_by_name_is_not_read_over_and_over(
         await remove(names, key)
     assert table.passed < 20 * len(keys)
     assert await listed(names, "", "/") == []
-
-
-async def test_an_entry_too_large_for_a_batch_is_written_alone(names: Names, table: Table) -> None:
-    batches: list[int] = []
-    real = table.write_all
-
-    async def count(statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
-        batches.append(len(statements))
-        await real(statements)
-
-    table.write_all = count  # type: ignore[method-assign]
-    large = draft("a/b/c", metadata=(("k", "v" * 5000),))
-    await names.publish(BUCKET.id, large.key, Row(State.COMMITTED, 1, 0, newborn(large).body))
-    assert batches == [1, 2]
-    assert await listed(names) == ["a/b/c"]
 
 
 async def test_what_is_deepest_is_emptied_like_the_rest(names: Names) -> None:

@@ -97,6 +97,15 @@ async def test_what_was_written_is_read_at_every_level(session: Session) -> None
     assert await session.read(GET, "absent", one=True) == []
 
 
+async def test_many_writes_are_cut_into_what_cassandra_takes(session: Session) -> None:
+    """It refuses a batch of more than 50 KiB, as the hints of a long key at many holders would be."""
+    lengths = [2000] * 50 + [6000] + [0] * 2000
+    await session.write_all([(SET, (f"{number}", "x" * length)) for number, length in enumerate(lengths)])
+    for number in (0, 49, 50, 2050):
+        (row,) = await session.read(GET, f"{number}")
+        assert len(row.value) == lengths[number]
+
+
 async def test_a_transaction_applies_or_tells_what_it_met(session: Session) -> None:
     await session.apply(("INSERT INTO schema_version (name, value) VALUES (?, ?) IF NOT EXISTS", ("x", "1")))
     assert (await session.apply((LWT, ("2", "x", "1")))).applied

@@ -55,6 +55,8 @@ class Consequences:
         self._moves = moves
         self._repairs = repairs
         self._later: set[asyncio.Task[None]] = set()
+        self._ended: list[Intent] = []
+        self._ending = False
 
     async def follow(self, snapshot: Snapshot) -> None:
         """What the change owes that the snapshot's edits made; without edits it was made before: only the listing, as it is now."""
@@ -103,9 +105,14 @@ class Consequences:
             await self._settle_row(own)
 
     def end(self, *intents: Intent) -> None:
-        """Take intents off, without making anybody wait for it: one that stays costs the sweeper a look."""
-        for intent in intents:
-            self.later(self._intents.done(intent))
+        """Take intents off, without making anybody wait for it: one that stays costs the sweeper a look.
+
+        What gathers while a call is under way goes in the next one.
+        """
+        self._ended += intents
+        if self._ended and not self._ending:
+            self._ending = True
+            self.later(self._end())
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something after the answer; its failure is told in the log."""
@@ -117,6 +124,14 @@ class Consequences:
         """Wait for what is done after answers."""
         while self._later:
             await asyncio.wait(self._later)
+
+    async def _end(self) -> None:
+        try:
+            while ended := self._ended:
+                self._ended = []
+                await self._intents.done(*ended)
+        finally:
+            self._ending = False
 
     async def _settle_row(self, own: Version) -> None:
         """What a version's row as it is now owes, and the one that it replaced."""

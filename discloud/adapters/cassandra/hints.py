@@ -11,7 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from discloud.adapters.cassandra.session import Session
+from discloud.adapters.cassandra.session import Session, Statement
 from discloud.adapters.cassandra.together import together
 from discloud.core.model import BucketId, Key, NodeId, Version, VersionId
 
@@ -38,15 +38,14 @@ class Hints:
 
     async def add(self, version: Version, nodes: Iterable[NodeId] | None = None) -> None:
         """Hint at ``version`` for ``nodes``, or else for all of its holders. Raises: Unavailable."""
-        id, bucket, key = uuid.UUID(version.id), uuid.UUID(version.bucket), version.key.encode()
-        shard = _shard(version.id)
-        named = _holders(version) if nodes is None else dict.fromkeys(nodes)
-        await self._session.write_all([(_ADD, (uuid.UUID(node), shard, id, bucket, key)) for node in named])
+        await self._session.write_all(hints_at(version, holders_of(version) if nodes is None else nodes))
 
     async def remove(self, version: Version) -> None:
         """The version's row is gone. Raises: Unavailable."""
         id, shard = uuid.UUID(version.id), _shard(version.id)
-        await self._session.write_all([(_REMOVE, (uuid.UUID(node), shard, id)) for node in _holders(version)])
+        await self._session.write_all(
+            [(_REMOVE, (uuid.UUID(node), shard, id)) for node in holders_of(version)]
+        )
 
     async def of(self, node: NodeId) -> AsyncIterator[Sequence[Hint]]:
         """What the node may hold, some at a time, each version once. Raises: Unavailable."""
@@ -64,9 +63,17 @@ class Hints:
             positions = {shard: rows[-1].version for shard, rows in pages.items() if len(rows) == _PAGE}
 
 
+def hints_at(version: Version, nodes: Iterable[NodeId]) -> list[Statement]:
+    """What ``add`` writes."""
+    id, bucket, key = uuid.UUID(version.id), uuid.UUID(version.bucket), version.key.encode()
+    shard = _shard(version.id)
+    return [(_ADD, (uuid.UUID(node), shard, id, bucket, key)) for node in nodes]
+
+
 def _shard(version: VersionId) -> int:
     return zlib.crc32(version.encode()) % SHARDS
 
 
-def _holders(version: Version) -> dict[NodeId, None]:
-    return {node: None for _, holders in version.blobs() for node in holders}
+def holders_of(version: Version) -> Iterable[NodeId]:
+    """Every node that the version names, once."""
+    return dict.fromkeys(node for _, holders in version.blobs() for node in holders)

@@ -174,31 +174,36 @@ class Intents:
 
     # ------------------------------------------------------------ writing
 
-    async def note(self, intent: Intent) -> Intent:
-        """Write it down, durably; what to hand to ``done``. Noted again it stays one. Raises: Unavailable."""
+    async def note(self, intent: Intent, *beside: Statement) -> Intent:
+        """Write it down, durably; what to hand to ``done``. Noted again it stays one. Plain writes ``beside`` go in the same call.
+
+        Raises: Unavailable.
+        """
         body, low = msgpack.packb((intent.bucket, intent.key, intent.target, intent.blob)), 0
         while True:
             began = self._clock()
             placed = intent.placed(max(minute_of(began), low))
             row = (*_row(placed), body)
             if placed.partition in self._listed:
-                await self._session.write(_NOTE, *row)
+                await self._session.write_all(((_NOTE, row), *beside))
             else:
-                low = await self._list(placed, row)
+                low = await self._list(placed, (_NOTE, row), *beside)
             if placed.minute >= low and self._clock() - began < STALE:
                 return placed
 
-    async def done(self, intent: Intent) -> None:
-        """Take it off. One that was not noted where it is due is left: whoever finds it sees that it is done. Raises: Unavailable."""
-        await self._session.write(_DONE, *_row(intent if intent.minute else intent.placed(0)))
+    async def done(self, *intents: Intent) -> None:
+        """Take them off. One that was not noted where it is due is left: whoever finds it sees that it is done. Raises: Unavailable."""
+        await self._session.write_all(
+            [(_DONE, _row(intent if intent.minute else intent.placed(0))) for intent in intents]
+        )
 
-    async def _list(self, intent: Intent, row: Sequence[object]) -> int:
-        """Write the row and its minute on the list, in one call; the mark, below which nobody reads (a late clock may be there)."""
+    async def _list(self, intent: Intent, *written: Statement) -> int:
+        """Write that and its minute on the list, in one call; the mark, below which nobody reads (a late clock may be there)."""
         kind, minute, shard = intent.partition
         low = 0
 
         async def write() -> None:
-            await self._session.write_all(((_LIST, (kind, minute, shard)), (_NOTE, row)))
+            await self._session.write_all(((_LIST, (kind, minute, shard)), *written))
 
         async def look() -> None:
             nonlocal low

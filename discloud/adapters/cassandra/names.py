@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from discloud.adapters.cassandra.intents import Intents, emptied
 from discloud.adapters.cassandra.objects import Row
-from discloud.adapters.cassandra.session import Session, Statement
+from discloud.adapters.cassandra.session import Session
 from discloud.adapters.cassandra.together import all_of
 from discloud.adapters.listing import utf8
 from discloud.core.model import BucketId, Key, State
@@ -41,8 +41,6 @@ _LOOKED_AT = 3
 _MOST_REV = 999
 _STAMPS = 1_000_000 * (_MOST_REV + 1)
 """Timestamps in a second."""
-_BATCHED = 4096
-"""Bytes of an entry that goes into one batch with others: Cassandra warns of batches beyond 5 KiB and refuses those beyond 50."""
 
 _ENTRY = "INSERT INTO names (bucket, dir, shard, name, body) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
 _REMOVE = "DELETE FROM names USING TIMESTAMP ? WHERE bucket = ? AND dir = ? AND shard = ? AND name = ?"
@@ -71,13 +69,8 @@ class Names:
         at, (directory, name) = uuid.UUID(bucket), cut(utf8(key))
         stamp = head.seq * (_MOST_REV + 1) + min(head.rev, _MOST_REV)
         if head.state == State.COMMITTED:
-            entry: Statement = (_ENTRY, (at, directory, SHARD, name, head.body, stamp))
-            if len(head.body or b"") > _BATCHED:
-                await self._session.write_all([entry])
-                entries = []
-            else:
-                entries = [entry]
-            await self._write_with_parents(bucket, directory, entries)
+            entry = (at, directory, SHARD, name, head.body, stamp)
+            await self._write_with_parents(bucket, directory, entry)
         elif head.body is None:
             await self._session.write(_REMOVE, stamp, at, directory, SHARD, name)
             if directory and not await self._is_seen_alive(bucket, directory, name):
@@ -134,12 +127,12 @@ class Names:
         self._alive.pop((bucket, directory), None)
         return False
 
-    async def _write_with_parents(self, bucket: BucketId, directory: bytes, entries: list[Statement]) -> None:
-        """``entries``, and those of the directories on the way, each unless this process wrote it within the hour."""
+    async def _write_with_parents(self, bucket: BucketId, directory: bytes, entry: Sequence[object]) -> None:
+        """The entry, and those of the directories on the way, each unless this process wrote it within the hour."""
         now, at = self._clock(), uuid.UUID(bucket)
         due = [each for each in ancestors(directory) if not self._is_written((bucket, each), now)]
         await self._session.write_all(
-            [*entries, *((_DIRECTORY, (at, *_parent(each), _stamp(now))) for each in due)]
+            [(_ENTRY, entry), *((_DIRECTORY, (at, *_parent(each), _stamp(now))) for each in due)]
         )
         for each in due:
             self._written[bucket, each] = now

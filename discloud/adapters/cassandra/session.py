@@ -25,6 +25,7 @@ from cassandra.query import BatchStatement, BatchType
 from discloud.adapters.cassandra import driver, schema
 from discloud.adapters.cassandra.driver import Settings
 from discloud.adapters.cassandra.failures import Failure, read_failure
+from discloud.adapters.cassandra.together import all_of
 from discloud.errors import Invalid, OutcomeUnknown, Unavailable
 
 __all__ = ["Applied", "Levels", "Session", "Settings", "Statement"]
@@ -38,6 +39,10 @@ _GRACE = 0.25
 """Seconds by which our own deadline is behind the driver's: it is for a driver that hangs."""
 _LEAST = 0.05
 """A repetition that has less time than this is not begun."""
+_CELLS = 64
+"""Bytes of a statement without its texts and blobs, about."""
+_BATCH = 4096
+"""Bytes that go into one batch: Cassandra warns of batches beyond 5 KiB and refuses those beyond 50."""
 
 
 class Levels(Enum):
@@ -121,9 +126,14 @@ class Session:
         await self._repeated(((cql, values),), self.levels.quorum)
 
     async def write_all(self, statements: Sequence[Statement]) -> None:
-        """Plain writes in one call, of whatever partitions; they may happen one without the other. Raises: Unavailable."""
+        """Plain writes of whatever partitions, in one call unless that is too large; they may happen one without the other.
+
+        Raises: Unavailable.
+        """
         if statements:
-            await self._repeated(statements, self.levels.quorum)
+            await all_of(
+                *(partial(self._repeated, each, self.levels.quorum) for each in _batches(statements))
+            )
 
     async def apply(self, *statements: Statement) -> Applied:
         """One lightweight transaction: a conditional statement, or several of ONE partition that apply or refuse as one.
@@ -312,6 +322,20 @@ class Session:
                 answer.set_result(rows)
             else:
                 answer.set_exception(error)
+
+
+def _batches(statements: Sequence[Statement]) -> list[list[Statement]]:
+    """The statements in their order, cut so that no batch is too large; what is too large by itself is alone."""
+    batches: list[list[Statement]] = [[]]
+    size = 0
+    for statement in statements:
+        length = _CELLS + sum(len(value) for value in statement[1] if isinstance(value, bytes | str))
+        if batches[-1] and size + length > _BATCH:
+            batches.append([])
+            size = 0
+        batches[-1].append(statement)
+        size += length
+    return batches
 
 
 class _Failed(Exception):

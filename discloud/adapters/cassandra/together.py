@@ -29,6 +29,9 @@ async def together(work: Callable[[T], Awaitable[R]], items: Iterable[T]) -> lis
 
 async def all_of(first: Step, *others: Step) -> None:
     """Several different calls at once; see ``together``. ``first`` is begun at once, before anybody else may run."""
+    if not others:
+        await first()
+        return
     try:
         async with asyncio.TaskGroup() as group:
             for other in others:

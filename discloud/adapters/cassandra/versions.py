@@ -23,7 +23,7 @@ from discloud.adapters.cassandra.buckets import BucketIds
 from discloud.adapters.cassandra.changes import Change as Work
 from discloud.adapters.cassandra.changes import Changes
 from discloud.adapters.cassandra.consequences import Consequences, RepairQueue
-from discloud.adapters.cassandra.hints import Hints
+from discloud.adapters.cassandra.hints import Hints, hints_at, holders_of
 from discloud.adapters.cassandra.intents import Intent, Intents, dead, lease, settling
 from discloud.adapters.cassandra.manifests import LONG, is_long
 from discloud.adapters.cassandra.mover import Mover
@@ -73,7 +73,8 @@ class _Noted:
     """What was written down for a commit: intents to be ended after it, and whether hints and repairs are there."""
 
     intents: dict[VersionId, Intent] = field(default_factory=dict)
-    rest: bool = False
+    hinted: bool = False
+    owed: bool = False
 
 
 class CassandraVersions(ReadVersions):
@@ -187,8 +188,9 @@ class CassandraVersions(ReadVersions):
         noted = _Noted()
 
         def beside(_: Snapshot) -> list[Step]:
-            hint = partial(self._hints.add, version, holders)
-            return [hint] if version.state is State.DRAFT else [partial(self._note, noted, version), hint]
+            if version.state is State.DRAFT:
+                return [partial(self._hints.add, version, holders)]
+            return [partial(self._note, noted, version, holders)]
 
         async def after(snapshot: Snapshot) -> None:
             self._forget_known(version.id)
@@ -233,8 +235,7 @@ class CassandraVersions(ReadVersions):
         self._changes.remember(name, snapshot.stored(name, HEAD))
         if snapshot.wrote:
             await all_of(
-                partial(self._intents.note, lease(draft)),
-                partial(self._hints.add, draft),
+                partial(self._intents.note, lease(draft), *hints_at(draft, holders_of(draft))),
                 partial(self._objects.birth, draft),
             )
             self._remember(draft, newborn(draft))
@@ -262,8 +263,8 @@ class CassandraVersions(ReadVersions):
 
         def beside(snapshot: Snapshot) -> list[Step]:
             subject = fresh or snapshot.head(*snapshot.name)
-            note = [partial(self._note, noted, subject)] if subject else []
-            return [*note, partial(self._note_rest, noted, fresh, repairs)]
+            note: list[Step] = [partial(self._note, noted, subject, self._unhinted(fresh))] if subject else []
+            return [*note, partial(self._owe, noted, repairs)] if repairs else note
 
         async def after(snapshot: Snapshot) -> None:
             await self._consequences.follow(snapshot)
@@ -279,24 +280,25 @@ class CassandraVersions(ReadVersions):
         except DiscloudError:
             if not leased and not (fresh and len(fresh.segments) > LONG):
                 self._consequences.end(*noted.intents.values())  # of a long one the sweeper drops the parts
-            if noted.rest and repairs:
+            if noted.owed:
                 self._consequences.later(self._consequences.take_back(repairs))
             raise
 
-    async def _note_rest(self, noted: _Noted, fresh: Version | None, repairs: Sequence[Repair]) -> None:
-        """What a commit needs beside its intent, once."""
-        if noted.rest:
-            return
-        if repairs:
+    async def _owe(self, noted: _Noted, repairs: Sequence[Repair]) -> None:
+        """The repairs that come with a commit, once."""
+        if not noted.owed:
             await self._consequences.owe(repairs)
-        if fresh is not None and not self._is_hinted(fresh):
-            await self._hints.add(fresh)
-        noted.rest = True
+            noted.owed = True
 
-    async def _note(self, noted: _Noted, subject: Version) -> None:
+    async def _note(self, noted: _Noted, subject: Version, nodes: Sequence[NodeId]) -> None:
+        """That somebody shall look at the subject, and hints at it for these nodes, each once."""
+        hints = [] if noted.hinted else hints_at(subject, nodes)
         if subject.id not in noted.intents:
             intent = settling(subject, self._later(), new_tag=self._new_tag)
-            noted.intents[subject.id] = await self._intents.note(intent)
+            noted.intents[subject.id] = await self._intents.note(intent, *hints)
+        elif hints:
+            await self._hints.add(subject, nodes)
+        noted.hinted = True
 
     async def _move(self, change: Change, only: Precondition) -> Committed:
         committed = await self._mover.move(change, only)
@@ -339,16 +341,17 @@ class CassandraVersions(ReadVersions):
     def _remember(self, draft: Version, row: Row) -> None:
         if is_long(row.body):
             return
-        nodes = frozenset(node for _, holders in draft.blobs() for node in holders)
-        self._drafts[draft.id] = _Begun(row, nodes)
+        self._drafts[draft.id] = _Begun(row, frozenset(holders_of(draft)))
         self._drafts.move_to_end(draft.id)
         if len(self._drafts) > _DRAFTS:
             self._drafts.popitem(last=False)
 
-    def _is_hinted(self, version: Version) -> bool:
-        begun = self._drafts.get(version.id)
-        holders = {node for _, nodes in version.blobs() for node in nodes}
-        return begun is not None and holders <= begun.nodes
+    def _unhinted(self, fresh: Version | None) -> Sequence[NodeId]:
+        """The holders at which ``begin`` did not hint."""
+        if fresh is None:
+            return ()
+        begun = self._drafts.get(fresh.id)
+        return [node for node in holders_of(fresh) if begun is None or node not in begun.nodes]
 
     def _new_tag(self) -> uuid.UUID:
         """It must be unlike others, not secret; uuid4 would ask the kernel each time."""
