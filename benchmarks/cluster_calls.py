@@ -23,6 +23,7 @@ from cassandra.query import BatchStatement, BatchType
 from benchmarks.sqlite_metadata import ANY, BUCKET, draft, random_key
 from discloud.adapters.cassandra import CassandraMetadata, Settings, driver
 from discloud.adapters.cassandra.session import Applied, Levels, Session, Statement
+from discloud.adapters.cassandra.versions import CassandraVersions
 from discloud.core.model import Change, ChangeKind, Key, Version
 
 T = TypeVar("T")
@@ -129,6 +130,12 @@ def put(version: Version) -> Change:
     return Change(ChangeKind.PUT, BUCKET.id, version.key, version)
 
 
+async def seen(versions: CassandraVersions, version: Version) -> None:
+    """What is looked up before a small PUT, to its end."""
+    versions.expect(BUCKET.id, version.key)
+    await versions.close()
+
+
 async def round_trips(one: CassandraMetadata, recorder: Recorder, other: CassandraMetadata) -> None:
     """The table of DESIGN section 5, measured. ``other`` is another root on the same keyspace."""
     print("\n| operation | LWT | waits | calls before the answer | after it |\n|---|---|---|---|---|")
@@ -140,10 +147,15 @@ async def round_trips(one: CassandraMetadata, recorder: Recorder, other: Cassand
         await versions.commit(put(begun), ANY)
     await versions.close()
 
-    await steps.show("small PUT, new key", versions.put(draft("a/small"), ANY))
-    await steps.show("small PUT, replacing what this root wrote or read", versions.put(draft("a/small"), ANY))
     await other.versions.put(draft("a/foreign"), ANY)
-    await steps.show("small PUT, replacing another root's", versions.put(draft("a/foreign"), ANY))
+    for key, name in (
+        ("a/small", "new key"),
+        ("a/small", "replacing"),
+        ("a/foreign", "replacing another root's"),
+    ):
+        small = draft(key)
+        await steps.show(f"small PUT, {name}: while its blobs are written", seen(versions, small))
+        await steps.show(f"small PUT, {name}: after that", versions.put(small, ANY))
     for name in ("new key", "replacing"):
         large = draft("a/large")
         await steps.show(f"large PUT, {name}: while bytes flow", versions.begin(large))
@@ -275,11 +287,15 @@ async def rates(metadata: CassandraMetadata, bare: BareDriver, rounds: int) -> N
         head = heads[number % len(heads)]
         return await versions.get(BUCKET.id, head.key, head.id)
 
+    async def written(version: Version) -> object:
+        versions.expect(BUCKET.id, version.key)
+        return await versions.put(version, ANY)
+
     async def small(_: int) -> object:
-        return await versions.put(draft(f"rates/{random_key(uuid4().int)}"), ANY)
+        return await written(draft(f"rates/{random_key(uuid4().int)}"))
 
     async def again(number: int) -> object:
-        return await versions.put(draft(f"again/{number % WRITES}"), ANY)
+        return await written(draft(f"again/{number % WRITES}"))
 
     async def large(_: int) -> object:
         version = draft(f"large/{random_key(uuid4().int)}")

@@ -155,6 +155,9 @@ class MemoryVersions:
         """See ``Versions.renew``."""
         heads.renew(self._rows.opened(), draft, due)
 
+    def expect(self, bucket: BucketId, key: Key) -> None:
+        """See ``Versions.expect``: a change reads here what it needs."""
+
     async def put(
         self, version: Version, only: Precondition, repairs: tuple[Repair, ...] = (), keep: float = 3600.0
     ) -> Committed:

@@ -173,10 +173,9 @@ class Writer:
         """Refuse before the body what the commit would refuse after it; the commit checks again, atomically."""
         if wanted.only == ANY:
             return
-        try:
-            head: Version | None = await self._heads.strict(bucket, wanted.key)
-        except NoSuchKey:
-            head = None
+        head: Version | None = None
+        with suppress(NoSuchKey):
+            head = await self._heads.strict(bucket, wanted.key)
         check_write(wanted.only, head)
 
     def _place(self, bucket: Bucket, wanted: Put, length: int | None) -> tuple[Placement, int]:
@@ -261,6 +260,7 @@ class Writer:
         check = DigestCheck(wanted.digests)
         check.update(data)
         check.finish()
+        self._metadata.versions.expect(draft.bucket, draft.key)
         try:
             scattered = await scatter_small(self._cluster, target, data)
             version = _complete(draft, scattered, check.md5)

@@ -65,7 +65,7 @@ class PeerMetadata:
         forwards = {name: self._forward(method) for name, method in methods_of(part).items()}
         if part == "versions":
             lists = {name: self._lists(methods_of(part)[name]) for name in ("list_keys", "list_stale")}
-            forwards |= {"peek": _peek, **lists}
+            forwards |= {"peek": _knows_nothing, "expect": _knows_nothing, **lists}
         members = {name: staticmethod(forward) for name, forward in forwards.items()}
         return cast("P", type(f"Peer{port.__name__}", (), members)())
 
@@ -111,8 +111,8 @@ class PeerMetadata:
             raise Unavailable("the metadata of this node is closed", "it is stopping: use another one")
 
 
-def _peek(*_: object) -> None:
-    """Whether a head is current only a root knows."""
+def _knows_nothing(*_: object) -> None:
+    """Whether a head is current only a root knows, and one that is told first what is expected is asked twice."""
 
 
 def _takes_whatever_is_there(arguments: Sequence[object]) -> bool:

@@ -41,6 +41,9 @@ class Versions(Protocol):
     async def renew(self, draft: Version, due: float) -> None:
         """Move a draft's lease to ``due``. Raises: Aborted (not a draft any more), Unavailable."""
 
+    def expect(self, bucket: BucketId, key: Key) -> None:
+        """A ``put`` of that object comes soon: an adapter may find out meanwhile what it needs. Waits for nothing, raises nothing."""
+
     async def put(
         self, version: Version, only: Precondition, repairs: tuple[Repair, ...] = (), keep: float = 3600.0
     ) -> Committed:

@@ -115,6 +115,72 @@ async def test_a_first_put_is_one_transaction_without_reading() -> None:
     assert committed.version == table.head(A) == table.row(A, version.id)
 
 
+async def test_an_expected_put_over_an_unknown_head_is_one_transaction() -> None:
+    table, steps = Table(), []
+    first, mesh = await head_of(Mesh(table), "a"), Mesh(table)
+    table.steps = lambda: steps.append(1)
+    mesh.changes.expect(A)
+    assert (await mesh.put(draft("a"))).replaced == table.row(A, first.id)
+    assert len(steps) == 1
+
+
+async def test_what_was_seen_late_hides_no_change_of_our_own() -> None:
+    """The look began before the change and ended after it."""
+    table, steps = Table(), []
+    mesh = Mesh(table)
+    await head_of(mesh, "a")
+    seen, answer = table.rows, asyncio.Event()
+
+    async def late(*name: Any, **how: Any) -> Any:
+        rows = await seen(*name, **how)
+        await answer.wait()
+        return rows
+
+    table.rows = late  # type: ignore[method-assign]
+    mesh.changes.expect(A)
+    await asyncio.sleep(0)
+    looking, mesh.changes._expected = mesh.changes._expected, {}
+    await mesh.put(draft("a"))
+    mesh.changes._expected = looking
+    answer.set()
+    table.steps = lambda: steps.append(1)
+    await mesh.put(draft("a"))
+    assert len(steps) == 1
+
+
+async def test_a_look_that_fails_or_a_change_under_way_costs_nothing() -> None:
+    table = Table()
+    mesh, asked = Mesh(table), []
+
+    async def none(*_: object, **__: object) -> Any:
+        asked.append(1)
+        raise Unavailable("nobody answers")
+
+    table.rows = none  # type: ignore[method-assign]
+    mesh.changes.expect(A)
+    mesh.changes.expect(A)
+    under_way = [asyncio.create_task(mesh.put(draft("a"))) for _ in range(3)]
+    await asyncio.sleep(0)
+    mesh.changes.expect(A)
+    await asyncio.gather(*under_way)
+    assert (len(asked), table.applied) == (1, 3)
+    await mesh.changes.close()
+
+
+async def test_where_much_is_under_way_nobody_looks() -> None:
+    table = Table()
+    mesh = Mesh(table)
+    under_way = [asyncio.create_task(mesh.put(draft(f"b{number}"))) for number in range(8)]
+    await asyncio.sleep(0)
+    mesh.changes.expect(A)
+    assert not mesh.changes._expected
+    await asyncio.gather(*under_way)
+    mesh.changes.expect(A)
+    assert mesh.changes._expected
+    await mesh.changes.close()
+    assert not mesh.changes._expected
+
+
 async def test_a_put_over_an_unknown_head_is_refused_once_and_then_knows_it() -> None:
     table, steps = Table(), []
     first = await head_of(Mesh(table), "a")

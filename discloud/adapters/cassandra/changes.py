@@ -29,6 +29,9 @@ Rule = Callable[[Snapshot, float], T]
 """A change: what it writes to the snapshot, and its answer; the second argument is the time. Must be repeatable."""
 _RECENT = 8192
 """Heads' rows that are remembered as a first guess."""
+_UNKNOWN = object()
+_CALM = 8
+"""Objects that are being changed here; from so many on the rate of changes counts more than how soon one is done."""
 _PAUSE = 0.004
 """Seconds by which a writer that was refused waits at first, times 0..1; twice as long after each further refusal."""
 _LONGEST_PAUSE = 0.25
@@ -81,6 +84,19 @@ class Changes:
         self._draw = draw
         self._recent: OrderedDict[Name, Row | None] = OrderedDict()
         self._turns: WeakValueDictionary[Name, asyncio.Lock] = WeakValueDictionary()
+        self._expected: dict[Name, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Let what is under way come to its end."""
+        await asyncio.gather(*self._expected.values())
+
+    def expect(self, name: Name) -> None:
+        """A change of that object comes soon: see meanwhile what its head is, unless a change that is under way will tell.
+
+        Where much is under way nobody looks: that every change costs a read more weighs more there than that a few are refused once.
+        """
+        if len(self._turns) < _CALM and name not in self._turns and name not in self._expected:
+            self._expected[name] = asyncio.create_task(self._look(name))
 
     async def run(self, change: Change[T]) -> T:
         """The rule's answer once it is applied. Raises: what the rule raises, OutcomeUnknown, Unavailable (not applied)."""
@@ -144,6 +160,8 @@ class Changes:
                 snapshot.loaded.clear()  # partitions are read one after the other, and a version went to and fro meanwhile
 
     async def _until_applied(self, change: Change[T], progress: Progress) -> tuple[T, Snapshot]:
+        if looking := self._expected.get(change.name):
+            await asyncio.shield(looking)
         snapshot = change.guess() if change.guess else await self._load(change)
         while True:
             try:
@@ -160,6 +178,18 @@ class Changes:
             if fresh is None:
                 return answer, snapshot
             snapshot = fresh
+
+    async def _look(self, name: Name) -> None:
+        """Remember the head as it is, unless a change told it meanwhile."""
+        known = self._recent.get(name, _UNKNOWN)
+        try:
+            rows = await self._objects.rows(*name, (HEAD,), strict=False)
+            if self._recent.get(name, _UNKNOWN) is known:
+                self.remember(name, rows[HEAD])
+        except DiscloudError:
+            return  # a guess that is wrong costs a refusal; what is wrong the change itself will say
+        finally:
+            del self._expected[name]
 
     def _turn(self, name: Name) -> asyncio.Lock:
         """Writers of one object in this process go one after another: that is faster than to refuse each other."""

@@ -39,6 +39,7 @@ from discloud.adapters.heads import LIVE
 from discloud.adapters.listing import utf8
 from discloud.core.model import (
     BlobId,
+    BucketId,
     Change,
     ChangeKind,
     Committed,
@@ -113,6 +114,7 @@ class CassandraVersions(ReadVersions):
         """Let what is under way come to its end."""
         while self._under_way:
             await asyncio.wait(self._under_way)
+        await self._changes.close()
         await self._consequences.close()
 
     # ------------------------------------------------------------ drafts
@@ -154,6 +156,10 @@ class CassandraVersions(ReadVersions):
         return await self._to_its_end(self._changes.run(work))
 
     # ------------------------------------------------------------ changes of heads
+
+    def expect(self, bucket: BucketId, key: Key) -> None:
+        """See ``Versions.expect``."""
+        self._changes.expect((bucket, key))
 
     async def put(
         self, version: Version, only: Precondition, repairs: tuple[Repair, ...] = (), keep: float = 3600.0

@@ -56,6 +56,9 @@ class SqliteVersions:
         """See ``Versions.renew``."""
         await self._writes.run(partial(heads.renew, draft=draft, due=due))
 
+    def expect(self, bucket: BucketId, key: Key) -> None:
+        """See ``Versions.expect``: a change reads here what it needs."""
+
     async def put(
         self, version: Version, only: Precondition, repairs: tuple[Repair, ...] = (), keep: float = 3600.0
     ) -> Committed:
