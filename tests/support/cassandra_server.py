@@ -81,6 +81,8 @@ FORGETS = 10_000
 """Milliseconds of silence after which a node forgets, for good, another whose tokens it has not yet heard. With the 100 that are
 often advised for tests nodes that start together on a busy machine lose each other; nothing else here waits for it, but a
 node that starts while no other lives."""
+FIRST_WORDS = "JVM vendor/version:"
+"""What every start of a node says."""
 START = 90.0
 """Seconds that a start may take on a machine that does much else."""
 
@@ -179,8 +181,9 @@ class CassandraNode:
         self.server.kill()
 
     def sees_up(self) -> set[str]:
-        """Addresses of the other nodes that this one, since it was first started, last called up."""
-        last = dict(re.findall(r"InetAddress /([\d.]+):\d+ is now (UP|DOWN)", self.server.output()))
+        """Addresses of the other nodes that this one, since it was last started, last called up."""
+        *_, lived = self.server.output().rpartition(FIRST_WORDS)
+        last = dict(re.findall(r"InetAddress /([\d.]+):\d+ is now (UP|DOWN)", lived))
         return {address for address, state in last.items() if state == "UP"}
 
     def _answers(self) -> bool:

@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 
 import pytest
-from cassandra import RequestExecutionException
+from cassandra import ConsistencyLevel, RequestExecutionException
 from cassandra.cluster import Session
+from cassandra.query import SimpleStatement
 from testcontainers.core.config import testcontainers_config
 
 from tests.support import keeper, servers
@@ -188,11 +189,16 @@ def test_a_killed_node_of_a_private_cluster_comes_back_with_its_data() -> None:
                 "CREATE KEYSPACE k WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 2}"
             )
             session.execute("CREATE TABLE k.t (a int PRIMARY KEY)")
-            wait_for(lambda: written(session, "INSERT INTO k.t (a) VALUES (7)"), 60, "a first write")
-        killed = cassandra.nodes[1]
+            everywhere = SimpleStatement(
+                "INSERT INTO k.t (a) VALUES (7)", consistency_level=ConsistencyLevel.ALL
+            )
+            wait_for(lambda: written(session, everywhere), 60, "a first write")
+        other, killed = cassandra.nodes
         killed.kill()
         assert not killed.running
         killed.start()
+        cassandra.wait_settled()
+        other.kill()
         cassandra.wait_settled()
         with driver_session([killed.host]) as session:
             assert [each.a for each in session.execute("SELECT a FROM k.t")] == [7]
@@ -217,7 +223,7 @@ def keyspaces(session: Session) -> set[str]:
     }
 
 
-def written(session: Session, cql: str) -> bool:
+def written(session: Session, cql: SimpleStatement) -> bool:
     """The first requests of a cold server on a busy machine may take longer than the server allows."""
     try:
         session.execute(cql)
