@@ -29,6 +29,8 @@ from discloud.peer.tls_channel import protected
 from discloud.peer.wire import ANSWER, CALL, FAILED, Message, error_of
 from discloud.transfer.tls import Certificates
 
+GREETINGS = 16
+"""Connections to one peer that are being made at once; the others wait for their turn."""
 CONNECT = 3.0
 """Seconds within which a peer must have accepted and greeted."""
 BACKOFF = (0.05, 1.0)
@@ -61,6 +63,7 @@ class _Peer:
         self.calls: list[CallConnection] = []
         self.streams: deque[Stream] = deque()
         self.dialing = asyncio.Lock()
+        self.greetings = asyncio.Semaphore(GREETINGS)
         self.pruning = False
         self.failed: DiscloudError | None = None
         self.pause = 0.0
@@ -258,7 +261,22 @@ class Links:
     # ---- dialing
 
     async def _dial(self, target: Target, kind: Kind, peer: _Peer, seconds: float) -> tuple[Channel, Session]:
-        """A greeted channel. A failure is remembered for a moment and logged once until the peer answers again."""
+        """A greeted channel, when it is its turn: many at once would all be late (a handshake of TLS costs milliseconds of CPU)."""
+        end = self._clock() + seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await peer.greetings.acquire()
+        except TimeoutError as error:
+            raise PeerDown(f"{target} greets others still, after {seconds:.1f} s", _HINT) from error
+        try:
+            return await self._greeted(target, kind, peer, end - self._clock())
+        finally:
+            peer.greetings.release()
+
+    async def _greeted(
+        self, target: Target, kind: Kind, peer: _Peer, seconds: float
+    ) -> tuple[Channel, Session]:
+        """See ``_dial``. A failure is remembered for a moment and logged once until the peer answers again."""
         if self._closed:
             raise _closed()
         if peer.failed is not None and self._clock() < peer.again:
