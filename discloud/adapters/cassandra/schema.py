@@ -60,6 +60,9 @@ TABLES: tuple[str, ...] = (
     *QUEUE_TABLES,
 )
 """Every table of version 1. A later version appends a tuple of its changes and says how to come there."""
+_SOON = "speculative_retry = 'MIN(99p,100ms)'"
+"""When a read asks a replica more. By Cassandra's own rule a table that is seldom read waits for half of the read's timeout, which is
+longer than a call may take here; so reads failed from the death of a replica until Cassandra had found it down."""
 
 _SET = "INSERT INTO schema_version (name, value) VALUES (?, ?) IF NOT EXISTS"
 _LEAD = "INSERT INTO schema_version (name, value) VALUES (?, ?) IF NOT EXISTS USING TTL ?"
@@ -188,7 +191,7 @@ async def _create(session: Session) -> None:
     while await _version(session) < VERSION:
         if await _leads(session):
             for table in TABLES:
-                await session.define(table)
+                await session.define(f"{table} {'AND' if ' WITH ' in table else 'WITH'} {_SOON}")
             await session.agree()
             await _once(session, "version", str(VERSION))
         elif time.monotonic() > end:
