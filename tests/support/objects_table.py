@@ -29,12 +29,17 @@ class Fate(Enum):
 
 @dataclass
 class Table:
-    """``fates`` are those of the next transactions; then all are answered. ``steps`` is called before each."""
+    """``fates`` are those of the next transactions; then all are answered. ``steps`` is called before each.
+
+    ``stale``: whether a read that is not strict shows its partition as it was before the last transaction.
+    """
 
     fates: list[Fate] = field(default_factory=list)
     steps: Callable[[], None] = lambda: None
+    stale: Callable[[], bool] = lambda: False
     applied: int = 0
     cells: dict[Name, dict[VersionId, Row]] = field(default_factory=lambda: defaultdict(dict))
+    before: dict[Name, dict[VersionId, Row]] = field(default_factory=lambda: defaultdict(dict))
     late: list[tuple[Name, Sequence[Edit]]] = field(default_factory=list)
 
     async def rows(
@@ -47,7 +52,8 @@ class Table:
         one: bool = False,
     ) -> dict[VersionId, Row | None]:
         await asyncio.sleep(0)
-        return {version: self.cells[bucket, key].get(version) for version in versions}
+        found = (self.before if not strict and self.stale() else self.cells)[bucket, key]
+        return {version: found.get(version) for version in versions}
 
     async def write_parts_of(self, edits: Sequence[Edit]) -> None:
         """Rows are kept with their parts here."""
@@ -85,6 +91,7 @@ class Table:
         if not all(edit.blind or _same(cells.get(edit.version), edit.before) for edit in edits):
             return False
         self.applied += 1
+        self.before[name] = dict(cells)
         for edit in edits:
             if edit.after is None:
                 del cells[edit.version]

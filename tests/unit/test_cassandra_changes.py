@@ -317,6 +317,29 @@ async def test_a_precondition_is_judged_by_what_is_there_not_by_what_was_guessed
         await Mesh(table).commit(delete_of("b"))
 
 
+async def test_what_is_read_at_first_is_only_a_guess() -> None:
+    """A stale head, or none: neither a refusal nor "nothing to do" is told of it, and no change is made on it."""
+    table = Table(stale=lambda: True)
+    first = await head_of(Mesh(table), "a")
+    replaced = (await Mesh(table).commit(delete_of("a"))).replaced
+    assert replaced is not None
+    assert replaced.id == first.id
+    with pytest.raises(NoSuchKey):
+        await Mesh(table).commit(delete_of("a"))
+    second = await head_of(Mesh(table), "a")
+    moved = (await Mesh(table).move(second, "b")).version
+    assert (table.head(A), table.head(B)) == (None, moved)
+
+
+async def test_moves_and_changes_of_one_process_do_not_refuse_each_other() -> None:
+    table, steps = Table(), []
+    mesh = Mesh(table)
+    head = await head_of(mesh, "a")
+    table.steps = lambda: steps.append(1)
+    await asyncio.gather(mesh.move(head, "b"), mesh.put(draft("b")), mesh.put(draft("a")))
+    assert len(steps) == table.applied - 1 == 5
+
+
 async def test_a_put_over_a_head_that_was_relocated_meanwhile_keeps_its_new_holders() -> None:
     table = Table()
     one = Mesh(table)
@@ -482,10 +505,12 @@ def test_a_move_whose_answers_are_lost_happens_once(fates: list[Fate]) -> None:
     st.lists(st.sampled_from(["ab", "ba", "put a", "put b", "delete a"]), min_size=2, max_size=6),
 )
 def test_a_version_is_never_lost_between_its_keys(seed: int, steps: list[str]) -> None:
-    """Moves there and back, puts and deletes at once, by several processes: every version ends in one place and state."""
+    """Moves there and back, puts and deletes at once, by several processes whose reads are stale now and then: every version ends
+    in one place and state."""
 
     async def run() -> None:
-        table, draw = Table(), random.Random(seed).random
+        draw = random.Random(seed).random
+        table = Table(stale=lambda: draw() < 0.3)
         made = {"a": await head_of(Mesh(table), "a"), "b": await head_of(Mesh(table), "b")}
         wishes = {
             "ab": lambda mesh: mesh.move(made["a"], "b"),

@@ -1,6 +1,7 @@
 """Every change of ``objects``: a rule of ``heads`` on a snapshot, then one lightweight transaction conditional on what it read.
 
-Refused: the rows are read again and the rule decides anew, with jitter, within the patience of one call. Unknown: a
+What it begins with is remembered or read at the quorum's level: a strict read is a round of Paxos itself, which makes writers of the
+same object lose theirs. Refused: the rows are read again and the rule decides anew, with jitter, within the patience of one call. Unknown: a
 strict read tells whether it was applied; what cannot be told, by it or because others went on, is ``OutcomeUnknown``. A repeated change finds what the first
 one did, since the rules are idempotent by version id.
 """
@@ -11,7 +12,9 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -98,12 +101,22 @@ class Changes:
         if len(self._turns) < _CALM and name not in self._turns and name not in self._expected:
             self._expected[name] = asyncio.create_task(self._look(name))
 
+    def turn(self, name: Name) -> asyncio.Lock:
+        """Writers of one object in this process go one after another: that is faster than to refuse each other.
+
+        Who needs the turns of several objects takes them in the order of their names, and holds none before.
+        """
+        turn = self._turns.get(name)
+        if turn is None:
+            turn = self._turns[name] = asyncio.Lock()
+        return turn
+
     async def run(self, change: Change[T]) -> T:
         """The rule's answer once it is applied. Raises: what the rule raises, OutcomeUnknown, Unavailable (not applied)."""
         progress = Progress()
         with progress:
             async with asyncio.timeout(self._patience):
-                async with self._turn(change.name):
+                async with self.turn(change.name):
                     answer, snapshot = await self._until_applied(change, progress)
                 progress.applied = True
                 await change.after(snapshot)
@@ -113,14 +126,21 @@ class Changes:
         raise AssertionError("the block above returns or raises")
 
     async def load(
-        self, name: Name, versions: Sequence[VersionId], *, has: bool = True, beside: Sequence[Name] = ()
+        self,
+        name: Name,
+        versions: Sequence[VersionId],
+        *,
+        has: bool = True,
+        beside: Sequence[Name] = (),
+        strict: bool = True,
     ) -> Snapshot:
-        """The rows of one moment, read strictly, nothing half moved among them; and those of objects ``beside``, of their own moments.
+        """The rows of one moment, nothing half moved among them; and those of objects ``beside``, of their own moments.
 
-        Raises: Unavailable.
+        They are certain if read strictly, else a good guess: every change that was acknowledged is seen. Raises: Unavailable.
         """
-        snapshot, wanted = Snapshot(name, has), (HEAD, *versions)
-        rows, *others = await together(lambda each: self._moves.settled(each, wanted), (name, *beside))
+        snapshot, wanted = Snapshot(name, has, certain=strict), (HEAD, *versions)
+        settled = partial(self._moves.settled, versions=wanted, strict=strict)
+        rows, *others = await together(settled, (name, *beside))
         self.remember(name, rows[HEAD])
         snapshot.add(name, rows)
         # What moved away is surely seen elsewhere only in rows that are read after this.
@@ -128,6 +148,10 @@ class Changes:
             for each, found in zip(beside, others, strict=True):
                 snapshot.add(each, found)
         return snapshot
+
+    def remembers(self, name: Name) -> bool:
+        """Whether the object's head, or that it has none, was seen here."""
+        return name in self._recent
 
     def guess(self, name: Name, own: Rows) -> Snapshot:
         """What is likely: the head as last seen here, else none, and those rows beside it."""
@@ -145,6 +169,27 @@ class Changes:
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
 
+    def remember_edits(self, name: Name, edits: Sequence[Edit]) -> None:
+        """The head as a change that was made left it."""
+        for edit in edits:
+            if edit.version == HEAD:
+                self.remember(name, edit.after)
+
+    async def surely(
+        self, rule: Rule[T], snapshot: Snapshot, load: Callable[[], Awaitable[Snapshot]]
+    ) -> tuple[T, Snapshot]:
+        """The rule's answer and what it was given on; a refusal, or that nothing need change, only on what ``load`` reads strictly.
+
+        Raises: what the rule raises, Unavailable.
+        """
+        if not snapshot.certain:
+            with suppress(DiscloudError):
+                answer = await self.decide(rule, snapshot)
+                if snapshot.wrote:
+                    return answer, snapshot
+            snapshot = await load()
+        return await self.decide(rule, snapshot), snapshot
+
     async def decide(self, rule: Rule[T], snapshot: Snapshot) -> T:
         """The rule's answer; rows that it asks for are loaded. Raises: what the rule raises, Unavailable."""
         while True:
@@ -152,29 +197,25 @@ class Changes:
             try:
                 return rule(snapshot, self._clock())
             except Missing as missing:
-                rows = await self._moves.settled(missing.name, (HEAD, missing.version))
+                wanted = (HEAD, missing.version)
+                rows = await self._moves.settled(missing.name, wanted, strict=snapshot.certain)
                 if not snapshot.certain and missing.name in snapshot.loaded:
                     rows = {missing.version: rows[missing.version]}  # the head stays as it was assumed
                 snapshot.add(missing.name, rows)
             except Torn:
-                snapshot.loaded.clear()  # partitions are read one after the other, and a version went to and fro meanwhile
+                # Partitions are read one after the other, and a version went to and fro meanwhile.
+                snapshot.loaded.clear()
+                snapshot.certain = True
 
     async def _until_applied(self, change: Change[T], progress: Progress) -> tuple[T, Snapshot]:
         if looking := self._expected.get(change.name):
             await asyncio.shield(looking)
-        snapshot = change.guess() if change.guess else await self._load(change)
+        load = partial(self.load, change.name, change.versions, has=change.has_bucket)
+        guess = change.guess and change.guess()
+        snapshot = guess or await load(strict=False)
         while True:
-            try:
-                answer = await self.decide(change.rule, snapshot)
-            except DiscloudError:
-                if snapshot.certain:
-                    raise
-                snapshot = await self._load(change)
-                continue
-            if snapshot.wrote:
-                fresh = await self._apply(change, snapshot, progress)
-            else:
-                fresh = None if snapshot.certain else await self._load(change)
+            answer, snapshot = await self.surely(change.rule, snapshot, load)
+            fresh = await self._apply(change, snapshot, progress) if snapshot.wrote else None
             if fresh is None:
                 return answer, snapshot
             snapshot = fresh
@@ -190,16 +231,6 @@ class Changes:
             return  # a guess that is wrong costs a refusal; what is wrong the change itself will say
         finally:
             del self._expected[name]
-
-    def _turn(self, name: Name) -> asyncio.Lock:
-        """Writers of one object in this process go one after another: that is faster than to refuse each other."""
-        turn = self._turns.get(name)
-        if turn is None:
-            turn = self._turns[name] = asyncio.Lock()
-        return turn
-
-    async def _load(self, change: Change[T]) -> Snapshot:
-        return await self.load(change.name, change.versions, has=change.has_bucket)
 
     async def _apply(self, change: Change[T], snapshot: Snapshot, progress: Progress) -> Snapshot | None:
         """None: applied. Else what was found instead, after a pause."""
@@ -224,7 +255,7 @@ class Changes:
             outcomes = await asyncio.gather(*beside, return_exceptions=True)
         progress.beside = next((error for error in outcomes if error is not None), None)
         if applied:
-            self._remember_edits(at, edits)
+            self.remember_edits(at, edits)
             return None
         progress.sent = False
         await self.pause(progress)
@@ -240,11 +271,6 @@ class Changes:
         snapshot = Snapshot(at, refused.has)
         snapshot.add(at, met)
         return snapshot
-
-    def _remember_edits(self, name: Name, edits: Sequence[Edit]) -> None:
-        for edit in edits:
-            if edit.version == HEAD:
-                self.remember(name, edit.after)
 
     async def pause(self, progress: Progress) -> None:
         """Let others go first, longer with each try."""

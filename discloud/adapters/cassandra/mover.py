@@ -42,22 +42,30 @@ class Mover:
         """See ``Versions.commit``. Raises: as it."""
         if change.target is None or change.target == change.key:
             raise Invalid(f"a move of {change.key!r} needs another key as its target")
+        first, second = (
+            self._changes.turn((change.bucket, key)) for key in sorted((change.key, change.target))
+        )
         progress = Progress()
         with progress:
-            async with asyncio.timeout(self._patience):
-                while True:
-                    if (done := await self._try(change, only, progress)) is not None:
-                        return done
+            async with asyncio.timeout(self._patience), first, second:
+                strict = False
+                while (done := await self._try(change, only, progress, strict=strict)) is None:
                     await self._changes.pause(progress)
+                    strict = True
+                return done
         raise AssertionError("the block above returns or raises")
 
-    async def _try(self, change: Change, only: Precondition, progress: Progress) -> Committed | None:
-        """What the move did, None = the source or the target is another by now."""
+    async def _try(
+        self, change: Change, only: Precondition, progress: Progress, *, strict: bool
+    ) -> Committed | None:
+        """What the move did, None = the source or the target is another by now. ``strict``: how they are read at first."""
         source = (change.bucket, change.key)
         versions = [change.version.id] if change.version else []
         target = [(change.bucket, change.target)] if change.target else []
-        snapshot = await self._changes.load(source, versions, beside=target)
-        done = await self._changes.decide(lambda rows, now: heads.commit(rows, change, only, now), snapshot)
+        load = partial(self._changes.load, source, versions, beside=target)
+        done, snapshot = await self._changes.surely(
+            lambda rows, now: heads.commit(rows, change, only, now), await load(strict=strict), load
+        )
         if not snapshot.wrote or done.version is None:
             await self._finish_again(source, done)
             return done
@@ -83,7 +91,8 @@ class Mover:
         progress.applied = True
         null = Edit(HEAD, head, Row(NULL, journal.seq, 0, None))
         snapshot.wrote[source] = {HEAD: null}
-        self._changes.remember(source, null.after)
+        self._changes.remember_edits(source, (null,))
+        self._changes.remember_edits((change.bucket, done.version.key), journal.edits)
         await self._consequences.follow(snapshot)
         self._consequences.end(intent)
         return done

@@ -177,11 +177,13 @@ class CassandraVersions(ReadVersions):
         is_put = change.kind is ChangeKind.PUT
         begun = self._drafts.get(version.id) if version and is_put else None
         own = {version.id: begun.row} if version and begun else {}
+        name = (change.bucket, change.key)
+        likely = bool(own) if is_put else self._changes.remembers(name)
         work = Work(
-            (change.bucket, change.key),
+            name,
             lambda rows, now: heads.commit(rows, change, only, now),
             (version.id,) if version else (),
-            partial(self._changes.guess, (change.bucket, change.key), own) if own or not is_put else None,
+            partial(self._changes.guess, name, own) if likely else None,
             keep=change.keep,
         )
         fresh = version if is_put else None
