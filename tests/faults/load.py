@@ -17,6 +17,8 @@ ENOUGH = 150
 """Requests that show that all goes on."""
 AT_FIRST = 60
 """Requests before and after, so that there is something to lose."""
+FEW = 20
+"""One change in so many may be refused while Cassandra has not noticed that a node of it died."""
 CHANGES = frozenset({"put", "delete", "rename"})
 
 
@@ -46,6 +48,18 @@ async def nobody_notices(storm: Storm, what: str, *, settled: float = 0.0, count
     before = [each for each in storm.asked if each.failed and now <= each.begin < since]
     print(f"\n{what}: failed {len(before)} at first, {len(failed)} later; {storm.answers(now)}")
     assert not failed, what + "\n" + "\n".join(f"{each.begin - now:.2f} s later: {each}" for each in failed)
+
+
+async def few_notice(storm: Storm, what: str, since: float) -> None:
+    """Of the requests that began after ``since`` (``time.monotonic()``) and were answered reads did not fail, of changes few, each
+    with a 503 that may be repeated; the counts are printed."""
+    asked = [each for each in storm.asked if each.begin >= since]
+    changes = [each for each in asked if each.kind in CHANGES]
+    refused = [each for each in changes if each.told.startswith("503 ")]
+    print(f"\n{what}: refused {len(refused)} of {len(changes)} changes; {storm.answers(since)}")
+    assert len(changes) >= FEW, "the load goes on"
+    assert [each for each in asked if each.failed] == refused
+    assert len(refused) <= len(changes) / FEW, "\n".join(map(str, refused))
 
 
 async def recovers(

@@ -14,6 +14,7 @@ from tests.faults.load import (
     CLIENTS,
     SETTLED,
     answered,
+    few_notice,
     nobody_notices,
     recovers,
     storm_of,
@@ -64,7 +65,10 @@ async def test_one_cassandra_node_is_killed(mesh: Mesh, cassandra: PrivateCassan
     async with storm.load(CLIENTS):
         await recovers(storm, "three Cassandra nodes")
         await asyncio.to_thread(node.kill)
-        await nobody_notices(storm, "two Cassandra nodes", settled=SETTLED)
+        since = time.monotonic() + SETTLED
+        await asyncio.to_thread(cassandra.wait_settled)
+        await few_notice(storm, "two Cassandra nodes that do not know it", since)
+        await nobody_notices(storm, "two Cassandra nodes")
         await asyncio.to_thread(node.start)
         await asyncio.to_thread(cassandra.wait_settled)
         await recovers(storm, "three Cassandra nodes again")
