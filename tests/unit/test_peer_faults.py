@@ -8,7 +8,21 @@ import pytest
 
 from discloud.core.model import BlobId
 from discloud.errors import NoSuchBlob, Unavailable
-from tests.support.peer_loopback import LABEL, Pair, Relay, digest, new_blob, noise, pair, patiently
+from discloud.peer.handshake import Identity
+from discloud.peer.links import GREETINGS, Links, Target
+from tests.support.peer_loopback import (
+    CALLER,
+    LABEL,
+    SECRET,
+    Pair,
+    Relay,
+    digest,
+    eventually,
+    new_blob,
+    noise,
+    pair,
+    patiently,
+)
 
 
 class Chaos:
@@ -80,3 +94,37 @@ async def test_cancelling_anywhere_leaves_nothing_behind() -> None:
             await asyncio.sleep(0.005)
             usage = await nodes.local.usage()
         assert usage.blobs >= before
+
+
+async def test_a_peer_is_greeted_by_so_many_at_once_and_the_others_wait_for_their_turn() -> None:
+    """A hundred handshakes at once would all be late; here nobody answers them."""
+    accepted = 0
+
+    async def greets_nobody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        while await reader.read(4096):
+            pass
+        writer.close()
+
+    async def transfer() -> None:
+        async with links.exchange(target, "blobs.fetch", [], 60.0):
+            raise AssertionError("nobody answers")
+
+    links = Links(Identity(SECRET, CALLER))
+    async with await asyncio.start_server(greets_nobody, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        target = Target(f"127.0.0.1:{port}")
+        transfers = [asyncio.create_task(transfer()) for _ in range(2 * GREETINGS)]
+        await eventually(lambda: accepted >= GREETINGS)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        await eventually(lambda: accepted > GREETINGS)
+        assert accepted == GREETINGS + 1
+        writer.close()
+        for each in transfers[:GREETINGS]:
+            each.cancel()
+        await eventually(lambda: accepted == 2 * GREETINGS + 1)
+        for each in transfers:
+            each.cancel()
+        await asyncio.gather(*transfers, return_exceptions=True)
+        await links.close()
