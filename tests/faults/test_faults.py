@@ -113,12 +113,11 @@ async def test_a_holder_killed_during_a_get(mesh: Mesh) -> None:
     await put(mesh, mesh.nodes[0], "cut-get", data, "nodes=node3,node4&copies=2")
     digest, killed = hashlib.sha256(), False
     async with mesh.session.get(f"{mesh.nodes[1].url}/v1/files/files/cut-get") as answer:
-        source = answer.headers["Discloud-Source"].removeprefix("peer ")
         async for chunk in answer.content.iter_chunked(MIB):
             digest.update(chunk)
             if not killed:
                 killed = True
-                next(node for node in mesh.nodes if node.name == source).kill()
+                mesh.source_of(answer).kill()
     assert digest.digest() == hashlib.sha256(data).digest()
 
 

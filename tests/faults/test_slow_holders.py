@@ -81,11 +81,10 @@ async def get_past_a_stopped_holder(mesh: Mesh, name: str) -> None:
     digest, stopped = hashlib.sha256(), None
     try:
         async with asyncio.timeout(60), mesh.session.get(gateway.url + path) as answer:
-            source = answer.headers["Discloud-Source"].removeprefix("peer ")
             async for chunk in answer.content.iter_chunked(MIB):
                 digest.update(chunk)
                 if stopped is None:
-                    stopped = next(node for node in mesh.nodes if node.name == source)
+                    stopped = mesh.source_of(answer)
                     stopped.kill(signal.SIGSTOP)
         assert digest.digest() == hashlib.sha256(data).digest()
     finally:

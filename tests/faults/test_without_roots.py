@@ -38,14 +38,6 @@ async def hedges_won(mesh: Mesh, node: NodeProcess) -> float:
     return float(found[1]) if found else 0.0
 
 
-async def asked_by(mesh: Mesh, gateway: NodeProcess, key: str) -> NodeProcess:
-    """The holder that the gateway asks: it need not ask both, one may have been slower."""
-    async with mesh.session.get(f"{gateway.url}/v1/files/files/{key}") as answer:
-        await answer.read()
-        name = answer.headers["Discloud-Source"].removeprefix("peer ")
-    return next(node for node in mesh.nodes if node.name == name)
-
-
 async def peer_timeouts(mesh: Mesh, node: NodeProcess) -> str:
     """How often a holder's answer was waited for to the end."""
     text = (await mesh.get(node, "/metrics")).decode()
@@ -62,7 +54,9 @@ async def test_a_stopped_holder_costs_a_moment(mesh: Mesh) -> None:
     for _ in range(3):
         for key, body in data.items():
             assert await mesh.get(gateway, f"/v1/files/files/{key}") == body
-    stopped = await asked_by(mesh, gateway, "k0")
+    async with mesh.session.get(f"{gateway.url}/v1/files/files/k0") as answer:
+        await answer.read()
+        stopped = mesh.source_of(answer)  # it need not ask both: one may have been slower
     before = await peer_timeouts(mesh, gateway)
     stopped.kill(signal.SIGSTOP)
     try:

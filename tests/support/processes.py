@@ -180,6 +180,11 @@ class Mesh:
             assert answer.status in (200, 206), f"GET {path} of {node.name}: {answer.status} {data[:300]!r}"
             return data
 
+    def source_of(self, answer: aiohttp.ClientResponse) -> NodeProcess:
+        """The one other node that the bytes of a GET come from."""
+        name = answer.headers["Discloud-Source"].removeprefix("peer ")
+        return next(node for node in self.nodes if node.name == name)
+
     def add(self, name: str, role: str = "ordinary", **environ: str) -> NodeProcess:
         """One more node, not started."""
         secret, token = self.folder / "secret", self.folder / "token"
