@@ -211,8 +211,7 @@ class Changes:
         if looking := self._expected.get(change.name):
             await asyncio.shield(looking)
         load = partial(self.load, change.name, change.versions, has=change.has_bucket)
-        guess = change.guess and change.guess()
-        snapshot = guess or await load(strict=False)
+        snapshot = change.guess() if change.guess else await load(strict=False)
         while True:
             answer, snapshot = await self.surely(change.rule, snapshot, load)
             fresh = await self._apply(change, snapshot, progress) if snapshot.wrote else None

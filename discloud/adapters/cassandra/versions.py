@@ -237,10 +237,8 @@ class CassandraVersions(ReadVersions):
 
     async def _begin(self, draft: Version) -> None:
         name, has = (draft.bucket, draft.key), await self._ids.exists(draft.bucket)
-        snapshot = Snapshot(name, has)
-        snapshot.add(name, await self._moves.settled(name, (HEAD, draft.id), strict=False))
+        snapshot = await self._changes.load(name, (draft.id,), has=has, strict=False)
         await self._changes.decide(lambda rows, _: heads.begin(rows, draft), snapshot)
-        self._changes.remember(name, snapshot.stored(name, HEAD))
         if snapshot.wrote:
             await all_of(
                 partial(self._intents.note, lease(draft), *hints_at(draft, holders_of(draft))),
